@@ -1,0 +1,231 @@
+"""The command line: `cmr data`, `cmr train`, `cmr evaluate`. Thin on purpose; the work is done where the chapters define it."""
+
+import os
+import sys
+import traceback
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False, add_completion=False,
+                  help="Image-text retrieval: make or convert data, train a matcher, measure how often the right one is found.\n\n"
+                       "Start with `cmr train`: it draws the built-in scenes if they are not there yet, trains IMRAM on them, "
+                       "and tells what to type next.")
+data_app = typer.Typer(no_args_is_help=True, help="Make the built-in data, or convert published data.")
+app.add_typer(data_app, name="data")
+SCENES = Path("data/scenes")
+
+
+@contextmanager
+def plain_errors():
+    "One line instead of a traceback (CMR_DEBUG=1 shows both); exit status 2, or 130 after Ctrl-C."
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        typer.secho(str(stop) or "stopped", fg=typer.colors.YELLOW, err=True)
+        raise typer.Exit(130) from None
+    except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as problem:
+        if isinstance(problem, typer.Exit): raise
+        if os.environ.get("CMR_DEBUG"): traceback.print_exc()
+        text = str(problem) or type(problem).__name__
+        typer.secho(f"Error: {text}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(2) from None
+
+
+def show_version(wanted: bool):
+    "Print the version and stop."
+    if not wanted: return
+    from cmr import __version__
+    typer.echo(f"cmr {__version__}")
+    raise typer.Exit
+
+
+@app.callback()
+def main(version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and stop.")] = False):
+    pass
+
+
+def draw_scenes(out: Path, seed: int, train: int, dev: int, test: int, progress: bool = True):
+    "Make the built-in data set."
+    from cmr.data import make_scenes
+    make_scenes(out, seed, {"train": train, "dev": dev, "test": test}, progress)
+
+
+@data_app.command("scenes")
+def data_scenes(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = SCENES,
+    seed: Annotated[int, typer.Option(help="Decides every scene: the same seed gives the same data everywhere.")] = 0,
+    train: Annotated[int, typer.Option(min=2, help="Scenes to learn from.")] = 3000,
+    dev: Annotated[int, typer.Option(min=1, help="Scenes to choose the best epoch by.")] = 500,
+    test: Annotated[int, typer.Option(min=1, help="Scenes to report on.")] = 500,
+):
+    """Draw the built-in scenes, write captions for them and encode them into regions.
+
+    Takes a few minutes on two cores and needs no download. Example: `cmr data scenes --seed 1 --out data/scenes1`
+    """
+    with plain_errors():
+        draw_scenes(out, seed, train, dev, test)
+        typer.echo(f"Scenes are in {out}. Next: cmr train --data {out}")
+
+
+@data_app.command("convert")
+def data_convert(
+    source: Annotated[Path, typer.Argument(help="Folder in the SCAN layout ({split}_ims.npy, {split}_caps.txt), or Karpathy's dataset_*.json.")],
+    out: Annotated[Path, typer.Argument(help="Folder for {split}.h5.")],
+    karpathy: Annotated[Path | None, typer.Option(help="Take captions and splits from this json instead; SOURCE is then the features (.npy).")] = None,
+    features: Annotated[Path | None, typer.Option(help="With a json: the .npy file that holds one row (regions, numbers) for each image.")] = None,
+    ids: Annotated[Path | None, typer.Option(help="With a json: a text file that names the image of each row of the features.")] = None,
+):
+    """Turn published data into one HDF5 file a split, each image once, with little memory.
+
+    Examples: `cmr data convert data/f30k_precomp data/f30k` and
+    `cmr data convert dataset_flickr8k.json data/f8k --features regions.npy --ids names.txt`
+    """
+    with plain_errors():
+        from cmr.data import convert
+        if karpathy: source, features = karpathy, features or source
+        for path in convert(source, out, features=features, ids=ids): typer.echo(f"wrote {path}")
+        typer.echo(f"Next: cmr train --data {out}")
+
+
+def choose_recipe(data: Path, device: str | None) -> str:
+    "The recipe that fits the data: scenes for the built-in kind, else by the number of images and what the machine can bear."
+    import torch
+
+    from cmr.data import open_split
+    split = open_split(data, "train")
+    if (data / "train_scenes.json").is_file() or split.region_dim < 512: return "scenes"
+    if device == "cpu" or not torch.cuda.is_available(): return "f8k-small"
+    return next((name for name, images in (("imram-coco", 100_000), ("imram-f30k", 20_000)) if split.n_images >= images), "imram-f8k")
+
+
+def pick_data(data: Path | None) -> Path:
+    "The data folder; the built-in scenes, drawn now if they are not there, where none was given."
+    if data is not None: return data
+    if not (SCENES / "train.h5").is_file():
+        typer.echo(f"No data given: drawing the built-in scenes into {SCENES} first (once).")
+        draw_scenes(SCENES, 0, 3000, 500, 500)
+    return SCENES
+
+
+def adjust(recipe, model: str | None, settings: dict, args: dict):
+    "A recipe with what was said on the command line; ValueError where the matcher does not take it."
+    from cmr.training import accepted, for_matcher
+    if model: recipe = for_matcher(recipe, model)
+    given = {key: value for key, value in args.items() if value is not None}
+    known = accepted(recipe.matcher)
+    if foreign := [key for key in given if key not in known]:
+        options = ", ".join("--" + key.replace("_", "-") for key in foreign)
+        raise ValueError(f"{recipe.matcher} takes no {options}; it takes {', '.join('--' + key.replace('_', '-') for key in known)}")
+    settings = {key: value for key, value in settings.items() if value is not None}
+    return replace(recipe, args={**recipe.args, **given}, **settings)
+
+
+def named_recipe(name: str):
+    "A recipe by its name."
+    from cmr.training import RECIPES
+    if name not in RECIPES: raise ValueError(f"no recipe {name!r}: choose one of {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+def recorded(out: Path):
+    "Recipe and data folder of the run in a folder, for --resume."
+    import json
+
+    from cmr.training import Recipe
+    path = out / "recipe.json"
+    if not path.is_file(): raise FileNotFoundError(f"nothing to resume in {out}: {path} is missing. Start the run without --resume")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return Path(content.pop("data")), Recipe(**content)
+
+
+def show_summary(result: dict):
+    "What came out, and what to type next."
+    typer.echo(f"{result['stopped']}: {result['epochs']} epochs, {result['step']} steps in {result['seconds']:.0f} s on {result['device']}")
+    if result["best"]: typer.echo(f"best epoch {result['best_epoch']}: dev R@sum {result['best']['rsum']:.1f}; curves in {result['out']}/curves.png")
+    typer.echo(f"Next: cmr evaluate {result['out']}")
+
+
+@app.command("train")
+def train_command(
+    data: Annotated[Path | None, typer.Option(help="Data folder with train and dev. Default: data/scenes, drawn at once if it is not there.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="scenes, f8k-small, imram-f8k, imram-f30k or imram-coco. Default: what fits the data.")] = None,
+    model: Annotated[str | None, typer.Option(help="vse, scan or imram. Default: the recipe's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/RECIPE-MODEL.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out, to the same result as without the break.")] = False,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training captions.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pairs in a batch, 2 or more.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Adam's step size at the start.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides first weights and order.")] = None,
+    embed_dim: Annotated[int | None, typer.Option(help="Width of regions and words in the joint space.")] = None,
+    steps: Annotated[int | None, typer.Option(help="K, matching steps of IMRAM.")] = None,
+    direction: Annotated[str | None, typer.Option(help="Who looks at whom: full, image or text (IMRAM), image or text (SCAN).")] = None,
+    pooling: Annotated[str | None, typer.Option(help="mean, lse, max or sum (SCAN).")] = None,
+    memory: Annotated[str | None, typer.Option(help="distill, add, mlp, att or gate (IMRAM).")] = None,
+    variant: Annotated[str | None, typer.Option(help="paper or released: as printed, or as the authors' code computes it.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU if there is one.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16. Default: fp32.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read data ahead.")] = 0,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps, with a checkpoint: to try things out.")] = None,
+):
+    """Train a matcher and keep its best epoch by R@sum on dev.
+
+    Examples: `cmr train` (IMRAM on the built-in scenes), `cmr train --model scan --direction text --out runs/scan`,
+    `cmr train --data data/f30k --recipe imram-f30k`, `cmr train --out runs/scan --resume`.
+    Ctrl-C saves a checkpoint first.
+    """
+    with plain_errors():
+        from cmr.training import train
+        args = {"embed_dim": embed_dim, "steps": steps, "direction": direction, "pooling": pooling, "memory": memory, "variant": variant}
+        settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
+        if resume and out is None: raise ValueError("--resume needs --out, the folder of the run to go on with")
+        if resume: before, base = recorded(out)
+        data = before if resume and data is None else pick_data(data)
+        if recipe or not resume: base = named_recipe(recipe or choose_recipe(data, device))
+        final = adjust(base, model, settings, args)
+        out = out or Path("runs") / f"{final.name}-{final.matcher}"
+        typer.echo(f"Training {final.matcher} on {data} with recipe {final.name}; the run goes to {out}")
+        show_summary(train(final, data, out, resume, device, precision, True, max_steps, workers))
+
+
+def model_folder(path: Path) -> Path:
+    "The folder of a model: the one given, or the best (else the last) of a run."
+    return next((path / name for name in ("best", "last") if (path / name / "config.json").is_file()), path)
+
+
+def show_world(scores, data: Path, split: str):
+    "What only the built-in data can tell: twin accuracy and the ceiling."
+    path = data / f"{split}_scenes.json"
+    if not path.is_file(): return
+    from cmr import scenes
+    if hasattr(scenes, "world_report"): typer.echo(scenes.world_report(scores, path))
+
+
+@app.command("evaluate")
+def evaluate_command(
+    model: Annotated[Path, typer.Argument(help="Folder of a run (its best epoch is taken) or of a model.")],
+    data: Annotated[Path | None, typer.Option(help="Data folder. Default: data/scenes.")] = None,
+    split: Annotated[str, typer.Option(help="test, dev, train, testall, ...")] = "test",
+    folds: Annotated[int, typer.Option(min=1, help="5 with split testall gives COCO's 5 x 1K.")] = 1,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU if there is one.")] = None,
+):
+    """Print R@1, R@5, R@10 in both directions, R@sum and the ranks of the right answers.
+
+    Examples: `cmr evaluate runs/scenes-imram`, `cmr evaluate runs/coco --data data/coco --split testall --folds 5`
+    """
+    with plain_errors():
+        from cmr.data import open_split
+        from cmr.matcher import load
+        from cmr.training import evaluate, make_accelerator
+        folder = model_folder(model)
+        matcher, vocabulary = load(folder)
+        data = pick_data(data)
+        result, scores = evaluate(matcher.to(make_accelerator(device).device), open_split(data, split), vocabulary, folds)
+        typer.echo(f"{folder} on {data}, split {split}{f', {folds} folds' if folds > 1 else ''}\n{result}")
+        show_world(scores, data, split)
+
+
+if __name__ == "__main__": sys.exit(app())

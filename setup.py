@@ -1,0 +1,28 @@
+"""Reads settings.ini, the one place for name, version, description, requirements and entry points."""
+
+import configparser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+parser = configparser.ConfigParser(delimiters=("=",))
+parser.read(here / "settings.ini", encoding="utf-8")
+cfg = parser["DEFAULT"]
+
+setup(
+    name=cfg["name"],
+    version=cfg["version"],
+    description=cfg["description"],
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    keywords=cfg["keywords"],
+    author=cfg["author"],
+    license=cfg["license"],
+    python_requires=f">={cfg['min_python']}",
+    packages=find_packages(include=["cmr", "cmr.*"]),
+    package_data={"cmr": ["weights/*.safetensors"]},
+    install_requires=cfg["requirements"].split(),
+    extras_require={"course": cfg["course_requirements"].split(), "dev": cfg["dev_requirements"].split()},
+    entry_points={"console_scripts": cfg["console_scripts"].split()},
+)

@@ -1,0 +1,190 @@
+"Every exercise of every notebook: its stub lets the notebook run on, its solution is right, nonsense gets the hint."
+
+import ast
+import contextlib
+import dis
+import io
+import json
+import re
+import warnings
+from functools import cache
+from pathlib import Path
+from types import CodeType
+
+import matplotlib.pyplot as plt
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "nbs").glob("[0-9]*.ipynb"))
+MARK = re.compile(r"^#\| *exercise: *(\S+)", re.MULTILINE)
+
+
+@cache
+def cells(path):
+    "(kind, source) of every cell, without the ones marked as not to be run by tests; `%` and `!` lines left out."
+    found = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if not re.search(r"^#\| *notest", source, re.MULTILINE): found.append((cell["cell_type"], re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE)))
+    return found
+
+
+def exercises():
+    "(notebook, exercise name, index of its cell)"
+    return [pytest.param(path, name, k, id=f"{path.stem}::{name}")
+            for path in NOTEBOOKS for k, (kind, source) in enumerate(cells(path)) if kind == "code" for name in MARK.findall(source)]
+
+
+def answer(path, k):
+    "The markdown that follows an exercise's cell, up to the next code cell."
+    after = cells(path)[k + 1:]
+    stop = next((n for n, (kind, _) in enumerate(after) if kind == "code"), len(after))
+    return "\n".join(source for _, source in after[:stop])
+
+
+def solution(path, k):
+    "The folded solution's code, or None."
+    folded = re.search(r"<summary>\s*Solution\s*</summary>.*?```python\n(.*?)```", answer(path, k), re.DOTALL)
+    return folded and folded[1]
+
+
+def codes(code):
+    "A code object and all those inside it."
+    return [code, *(inner for c in code.co_consts if isinstance(c, CodeType) for inner in codes(c))]
+
+
+class Names:
+    "Which global names a piece of code reads, defines (functions, classes, modules), gives values to, and changes in place."
+
+    def __init__(self, source):
+        tree = ast.parse(source)
+        top = compile(tree, "cell", "exec")
+        steps = [(step.opname, step.argval) for code in codes(top) for step in dis.get_instructions(code)]
+        self.read = {name for op, name in steps if op in ("LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS")}
+        stored = {step.argval for step in dis.get_instructions(top) if step.opname in ("STORE_NAME", "STORE_GLOBAL")}
+        self.defined = patched(tree) | {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+        self.defined |= {(a.asname or a.name).split(".")[0] for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)) for a in node.names}
+        self.values = stored - self.defined
+        self.changed = set().union(*(changes(node) for node in tree.body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))))
+
+
+def changes(top):
+    "Names of which a statement sets a part, or calls a method for its effect."
+    found = set()
+    for node in ast.walk(top):
+        called = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+        part = node.value.func if called else node
+        if not isinstance(part, (ast.Attribute, ast.Subscript)) or not called and not isinstance(part.ctx, ast.Store): continue
+        while isinstance(part, (ast.Attribute, ast.Subscript)): part = part.value
+        if isinstance(part, ast.Name): found.add(part.id)
+    return found
+
+
+def patched(tree):
+    "Classes that get a method from outside: `@patch def method(self: TheClass)`."
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and "patch" in "".join(map(ast.dump, node.decorator_list))]
+    return {name.id for f in functions for a in f.args.args[:1] if a.annotation for name in ast.walk(a.annotation) if isinstance(name, ast.Name)}
+
+
+@cache
+def code_cells(path):
+    "{index: (source, Names)} of the code cells that are no exercises."
+    return {k: (source, Names(source)) for k, (kind, source) in enumerate(cells(path)) if kind == "code" and not MARK.search(source)}
+
+
+def needed(path, k, code):
+    "Cells before `k` that make, import or change anything the code reads, and all that those read in their turn."
+    before = {n: names for n, (_, names) in code_cells(path).items() if n < k}
+    values = set().union(*(names.values for names in before.values()))
+    wanted, chosen = Names(code).read, set()
+    while True:
+        more = {n for n, names in before.items() if (names.defined | names.values | (names.changed & values)) & wanted} - chosen
+        if not more: return chosen
+        chosen |= more
+        wanted = wanted.union(*(before[n].read for n in more))
+
+
+@cache
+def spaces(path):
+    "{index of an exercise: the namespace its cell finds}, each cell that any exercise needs having run once, in order."
+    marked = [k for k, (kind, source) in enumerate(cells(path)) if kind == "code" and MARK.search(source)]
+    chosen = set().union(*(needed(path, k, cells(path)[k][1] + "\n" + (solution(path, k) or "")) for k in marked))
+    namespace, found = {"__name__": "__main__"}, {}
+    for n in sorted({*chosen, *marked}):
+        if n in marked: found[n] = dict(namespace)
+        else: run(code_cells(path)[n][0], namespace, f"{path.name}[{n}]")
+    return found
+
+
+def run(source, namespace, name):
+    "Execute notebook code quietly, without a screen; returns what it printed."
+    said = io.StringIO()
+    plt.switch_backend("Agg")
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(compile(source, name, "exec"), namespace)  # noqa: S102 (the project's own notebooks)
+    plt.close("all")
+    return said.getvalue()
+
+
+def without(source, name):
+    "An exercise's cell without its stub."
+    tree = ast.parse(source)
+    lines = source.splitlines()
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name:
+            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+            return "\n".join(lines[:first - 1] + lines[node.end_lineno:])
+    raise AssertionError(f"the cell of exercise {name} defines nothing called {name}")
+
+
+NONSENSE = """
+class {name}:
+    def __new__(cls, *args, **kwargs): return None
+"""
+
+
+@pytest.mark.parametrize(("path", "name", "k"), exercises())
+def test_exercise(path, name, k):
+    "Stub, solution and nonsense, each in the cell as the reader has it."
+    stub, solved = cells(path)[k][1], solution(path, k)
+    assert re.search(r"<summary>\s*Hint\s*</summary>", answer(path, k)), "no folded hint below the exercise"
+    assert solved, "no folded solution with a python block below the exercise"
+    rest = without(stub, name)
+    namespace = spaces(path)[k]
+    assert "Not attempted yet." in run(stub, dict(namespace), f"{name} stub")
+    assert "Right." in run(solved + "\n" + rest, dict(namespace), f"{name} solution")
+    with pytest.raises(AssertionError, match="Not yet"): run(NONSENSE.format(name=name) + rest, dict(namespace), f"{name} nonsense")
+
+
+def test_every_exercise_is_graded_by_attempt():
+    "A cell that is marked calls attempt; a stub that raises NotImplementedError to the reader is marked."
+    for path in NOTEBOOKS:
+        for kind, source in cells(path):
+            if kind == "code" and MARK.search(source): assert "attempt(" in source, f"{path.name}: {MARK.search(source)[1]} is never checked"
+            if kind == "code" and "your turn" in source: assert MARK.search(source), f"{path.name}: a stub without '#| exercise: NAME'"
+
+
+def test_names_are_found():
+    "The reading of code on which the above stands."
+    names = Names("import numpy as np\nfrom a.b import c as d\nx = [k for k in y]\nz.w[0] = 1\nlog.append(2)\nlen(r.size())\n@patch\ndef m(self: K): pass\ndef f(p): return g + p")
+    assert (names.defined, names.values, names.changed) == ({"np", "d", "f", "m", "K"}, {"x"}, {"z", "log"})
+    assert {"y", "g", "z", "log"} <= names.read and not {"x", "p"} & names.read
+
+
+def test_attempt(capsys):
+    "Not written, wrong by value, wrong by error, wrong in PyTorch's own way, right."
+    from cmr.exercise import attempt
+
+    def check(f): assert f(2) == 4
+
+    def stub(x): raise NotImplementedError
+
+    attempt(stub, check, hint="square it")
+    attempt(lambda x: x * x, check, hint="square it")
+    assert capsys.readouterr().out.split("\n")[:2] == ["Not attempted yet.", "Right."]
+
+    def unsupported(x): raise NotImplementedError("Could not run 'aten::foo' with arguments from the 'CPU' backend")
+
+    for wrong in (lambda x: x + 1, lambda x: None, lambda x: x["no"], unsupported):
+        with pytest.raises(AssertionError, match="Not yet. square it") as caught: attempt(wrong, check, hint="square it")
+        assert caught.value.__cause__ is not None
