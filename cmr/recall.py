@@ -133,14 +133,14 @@ def fold(
     part = rows[:, columns[0]:columns[-1] + 1] if together else rows[:, columns]
     return part, owners[columns] - first
 
-# %% ../nbs/03_recall.ipynb #cb639727
+# %% ../nbs/03_recall.ipynb #6d5387fa
 def report(
     scores: np.ndarray | Tensor, # (I, C) every image with every caption, higher is better
     image_of_caption,            # (C,) the image each caption belongs to; any number of captions an image
     folds: int = 1,              # 5 for the "5 x 1K" of COCO: each fifth of the images by itself, then the mean
 ) -> Report:
     "Recall both ways, R@sum, median and mean rank; ValueError where the folds don't divide the images, or the input allows no rank."
-    if len(scores.shape) != 2 or 0 in scores.shape: check_scores(scores)
+    check_scores(scores)                                        # all of it, also what no fold will look at
     if folds < 1 or scores.shape[0] % folds:
         raise ValueError(f"{folds} folds don't divide {scores.shape[0]} images into equal parts")
     owners, count = caption_owners(image_of_caption, scores.shape), scores.shape[0] // folds

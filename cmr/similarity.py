@@ -9,9 +9,9 @@ __all__ = ['l2_normalize', 'cosine']
 import torch
 from torch import Tensor
 
-# %% ../nbs/01_similarity.ipynb #ba06148a
+# %% ../nbs/01_similarity.ipynb #e4e1c978
 def l2_normalize(
-    x: Tensor,          # vectors of any length, along `dim`
+    x: Tensor,          # vectors along `dim`; lengths up to 1e19 can be told from infinity
     dim: int = -1,      # the axis along which a vector runs
     eps: float = 1e-12, # a length up to this counts as zero
 ) -> Tensor:            # shape and dtype of x; every vector has length 1, or is zero where its length counted as zero

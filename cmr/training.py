@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'FREE', 'COLUMNS', 'Recipe', 'check_recipe', 'step_size', 'accepted', 'build', 'for_matcher', 'evaluate',
-           'make_accelerator', 'repeatable', 'Standing', 'Run', 'check_splits', 'data_fingerprint', 'train_step',
-           'kept', 'or_as_before', 'write_checkpoint', 'begin', 'random_state', 'read_checkpoint', 'check_same',
-           'restore', 'Interrupt', 'train_epoch', 'end_epoch', 'write_metrics', 'finished', 'curves', 'summary',
-           'check_out', 'write_recipe', 'read_recipe', 'train', 'loop']
+           'chance', 'make_accelerator', 'repeatable', 'Standing', 'check_splits', 'data_fingerprint', 'Run',
+           'train_step', 'write_checkpoint', 'begin', 'read_checkpoint', 'check_same', 'restore', 'Interrupt',
+           'train_epoch', 'end_epoch', 'write_metrics', 'finished', 'curves', 'summary', 'check_out', 'write_recipe',
+           'read_recipe', 'train', 'loop']
 
-# %% ../nbs/10_training.ipynb #3ed853ca
+# %% ../nbs/10_training.ipynb #bd964c81
 import csv
 import hashlib
 import inspect
 import io
 import json
+import math
 import os
 import signal
 import threading
@@ -23,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -33,7 +35,7 @@ from .losses import triplet
 from .matcher import Matcher, encode_all, matcher_class, save, score_all, standardise_from
 from .recall import Report, report
 
-# %% ../nbs/10_training.ipynb #3aea29b5
+# %% ../nbs/10_training.ipynb #ebc2b31f
 @dataclass(frozen=True)
 class Recipe:
     "Everything that decides how a run comes out, besides the data. ValueError names the setting that cannot be."
@@ -59,7 +61,7 @@ class Recipe:
 
     def __post_init__(self): check_recipe(self)
 
-# %% ../nbs/10_training.ipynb #e55c60d4
+# %% ../nbs/10_training.ipynb #a47dc7e6
 def check_recipe(recipe: Recipe) -> None:
     "ValueError naming the first setting that cannot be."
     def need(fine, message):
@@ -95,10 +97,12 @@ def build(
     known = accepted(recipe.matcher)
     if unknown := sorted(set(recipe.args) - set(known)):
         raise ValueError(f"{recipe.matcher} takes no argument {', '.join(unknown)}: it knows {', '.join(known)}")
+    for key in ("embed_dim", "word_dim"):
+        if recipe.args.get(key, 1) < 1: raise ValueError(f"{key}={recipe.args[key]}: a width must be 1 or more")
     torch.manual_seed(recipe.seed)
     return matcher_class(recipe.matcher)(region_dim=region_dim, vocab_size=vocab_size, **recipe.args)
 
-# %% ../nbs/10_training.ipynb #c2cb0174
+# %% ../nbs/10_training.ipynb #e2b6acec
 _full = {"embed_dim": 1024, "word_dim": 300, "steps": 3, "direction": "full"}
 RECIPES = {recipe.name: recipe for recipe in (
     Recipe("imram-f30k", args={**_full, "inverse_temperature": 9.0}),
@@ -119,7 +123,7 @@ def for_matcher(
     if matcher.lower() == recipe.matcher.lower(): return recipe
     return replace(recipe, matcher=matcher.lower(), args={key: value for key, value in recipe.args.items() if key in known})
 
-# %% ../nbs/10_training.ipynb #d438b7ec
+# %% ../nbs/10_training.ipynb #5ff1fc22
 def evaluate(
     model: Matcher,
     split: ImageCaptions,
@@ -137,7 +141,16 @@ def evaluate(
     scores = score_all(model, images, captions, max_bytes, progress)
     return report(scores, split.image_of_caption, folds), scores
 
-# %% ../nbs/10_training.ipynb #0f16a120
+def chance(
+    split: ImageCaptions,
+) -> float:     # R@sum, in percent points
+    "What blind guessing reaches on a split: one image for each caption, any of its captions for each image."
+    images, captions, own = split.n_images, len(split), np.bincount(split.image_of_caption)
+    image = sum(min(k / images, 1) for k in (1, 5, 10))
+    text = sum(np.mean([1 - math.comb(captions - n, k) / math.comb(captions, k) for n in own]) for k in (1, min(5, captions), min(10, captions)))
+    return 100 * float(image + text)
+
+# %% ../nbs/10_training.ipynb #54fdb9cf
 def make_accelerator(
     device: str | None = None,    # "cpu" or "cuda"; None: the GPU if there is one
     precision: str | None = None, # "fp32" or "bf16"; None: fp32
@@ -167,7 +180,7 @@ def repeatable(
     try: yield
     finally: torch.use_deterministic_algorithms(before, warn_only=quiet)
 
-# %% ../nbs/10_training.ipynb #84fb80db
+# %% ../nbs/10_training.ipynb #fe242e5c
 @dataclass
 class Standing:
     "How far a run has come: what a checkpoint holds besides weights, optimiser and random state."
@@ -181,6 +194,20 @@ class Standing:
     best_epoch: int = 0     # when that was
     rows: list = field(default_factory=list) # the metrics, a dict an epoch
 
+def check_splits(train: ImageCaptions, dev: ImageCaptions) -> None:
+    "ValueError naming the files where there is nothing to learn from or the two splits do not fit."
+    if train.n_images < 2: raise ValueError(f"{train.source} has one image only: without a second one there are no negatives to learn from")
+    if train.region_dim != dev.region_dim:
+        raise ValueError(f"{train.source} has regions of {train.region_dim} numbers, {dev.source} of {dev.region_dim}: take both from one data set")
+
+def data_fingerprint(train: ImageCaptions, dev: ImageCaptions) -> dict:
+    "Sizes and a digest of the captions: what tells one data set from another."
+    sizes = {f"{name}_{key}": value for name, split in (("train", train), ("dev", dev))
+             for key, value in (("images", split.n_images), ("captions", len(split)))}
+    digest = hashlib.sha256("\n".join([*train.captions, *dev.captions]).encode()).hexdigest()[:16]
+    return {**sizes, "region_dim": train.region_dim, "text": digest}
+
+# %% ../nbs/10_training.ipynb #0ee0d0d3
 class Run:
     "A training run in one process: model, optimiser, data, and how far it has come."
 
@@ -207,21 +234,7 @@ class Run:
     @property
     def checkpoint(self) -> Path: return self.out / "last" / "training.pt"
 
-# %% ../nbs/10_training.ipynb #472c62de
-def check_splits(train: ImageCaptions, dev: ImageCaptions) -> None:
-    "ValueError naming the files where there is nothing to learn from or the two splits do not fit."
-    if train.n_images < 2: raise ValueError(f"{train.source} has one image only: without a second one there are no negatives to learn from")
-    if train.region_dim != dev.region_dim:
-        raise ValueError(f"{train.source} has regions of {train.region_dim} numbers, {dev.source} of {dev.region_dim}: take both from one data set")
-
-def data_fingerprint(train: ImageCaptions, dev: ImageCaptions) -> dict:
-    "Sizes and a digest of the captions: what tells one data set from another."
-    sizes = {f"{name}_{key}": value for name, split in (("train", train), ("dev", dev))
-             for key, value in (("images", split.n_images), ("captions", len(split)))}
-    digest = hashlib.sha256("\n".join([*train.captions, *dev.captions]).encode()).hexdigest()[:16]
-    return {**sizes, "region_dim": train.region_dim, "text": digest}
-
-# %% ../nbs/10_training.ipynb #76bfc5e1
+# %% ../nbs/10_training.ipynb #2f5f66c3
 def train_step(
     run: Run,
     batch: Batch,
@@ -230,20 +243,20 @@ def train_step(
     recipe, batch = run.recipe, batch.to(run.accelerator.device)
     negatives = "all" if run.at.step < recipe.warmup_steps else recipe.negatives
     try: loss = triplet(run.model(batch.features, batch.tokens, batch.lengths, batch.mask), recipe.margin, negatives, batch.same_image)
-    except ValueError as problem: raise ValueError(f"step {run.at.step + 1}, {run.train.source}: {problem}{kept(run)}") from problem
+    except ValueError as problem: raise ValueError(f"step {run.at.step + 1}, {run.train.source}: {problem}{_kept(run)}") from problem
     run.optimiser.zero_grad()
     run.accelerator.backward(loss)
     norm = run.accelerator.clip_grad_norm_(run.model.parameters(), recipe.clip or float("inf"))
     if not torch.isfinite(loss + norm):
-        raise ValueError(f"step {run.at.step + 1}: loss {loss.item()}, gradient {norm.item()}: lower lr={recipe.lr} or clip={recipe.clip}{kept(run)}")
+        raise ValueError(f"step {run.at.step + 1}: loss {loss.item()}, gradient {norm.item()}: lower lr={recipe.lr} or clip={recipe.clip}{_kept(run)}")
     run.optimiser.step()
     return loss.item()
 
-def kept(run: Run) -> str: return f". The checkpoint before that is kept in {run.checkpoint.parent}" if run.checkpoint.is_file() else ""
+def _kept(run: Run) -> str: return f". The checkpoint before that is kept in {run.checkpoint.parent}" if run.checkpoint.is_file() else ""
 
-# %% ../nbs/10_training.ipynb #c9b51985
+# %% ../nbs/10_training.ipynb #288791cc
 @contextmanager
-def or_as_before(path: Path):
+def _or_as_before(path: Path):
     "`whole_file` with an OSError that names the file and says that nothing was lost."
     try:
         with whole_file(path) as partial: yield partial
@@ -253,10 +266,10 @@ def or_as_before(path: Path):
 def write_checkpoint(run: Run) -> None:
     "Write last/training.pt and the model beside it, each whole or not at all; OSError leaves what was there before."
     state = {"weights": run.bare.state_dict(), "optimiser": run.optimiser.state_dict(), "standing": asdict(run.at),
-             "recipe": asdict(run.recipe), "data": run.data, "random": random_state()}
+             "recipe": asdict(run.recipe), "data": run.data, "random": _random_state()}
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    with or_as_before(run.checkpoint) as partial: partial.write_bytes(buffer.getbuffer())
+    with _or_as_before(run.checkpoint) as partial: partial.write_bytes(buffer.getbuffer())
     save(run.bare, run.vocabulary, run.checkpoint.parent)
 
 def begin(run: Run) -> None:
@@ -264,11 +277,11 @@ def begin(run: Run) -> None:
     if run.recipe.standardise: standardise_from(run.bare, run.train, progress=run.progress)
     write_checkpoint(run)
 
-def random_state() -> dict:
+def _random_state() -> dict:
     "The state of PyTorch's generators."
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
 
-# %% ../nbs/10_training.ipynb #d8a705e7
+# %% ../nbs/10_training.ipynb #eaf1a0ba
 def read_checkpoint(
     path: str | Path, # last/training.pt
 ) -> dict:            # on the CPU
@@ -297,7 +310,7 @@ def restore(run: Run) -> None:
     torch.set_rng_state(state["random"]["cpu"])
     if torch.cuda.is_available() and state["random"]["cuda"]: torch.cuda.set_rng_state_all(state["random"]["cuda"])
 
-# %% ../nbs/10_training.ipynb #3d9d6eb0
+# %% ../nbs/10_training.ipynb #bd5604fd
 class Interrupt:
     "Turns the first Ctrl-C into a request, which the loop grants between two steps; the second one stops at once."
     def __enter__(self):
@@ -312,7 +325,7 @@ class Interrupt:
     def __exit__(self, *_):
         if self.main: signal.signal(signal.SIGINT, self.before or signal.SIG_DFL)
 
-# %% ../nbs/10_training.ipynb #3ec357fd
+# %% ../nbs/10_training.ipynb #a8681a07
 def train_epoch(
     run: Run,
     bar: tqdm,
@@ -341,7 +354,7 @@ def train_epoch(
             saved = time.monotonic()
     return at.batch >= total
 
-# %% ../nbs/10_training.ipynb #ad80264e
+# %% ../nbs/10_training.ipynb #026c5cfc
 COLUMNS = ("epoch", "step", "loss", "lr", "seconds", "rsum", "text_r1", "text_r5", "text_r10", "image_r1", "image_r5", "image_r10")
 
 def end_epoch(
@@ -374,9 +387,9 @@ def write_metrics(
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    with or_as_before(path) as partial: partial.write_text(text.getvalue(), encoding="utf-8")
+    with _or_as_before(path) as partial: partial.write_text(text.getvalue(), encoding="utf-8")
 
-# %% ../nbs/10_training.ipynb #22093ff1
+# %% ../nbs/10_training.ipynb #f4e782f7
 def finished(run: Run) -> str | None:
     "Why a run is over, or None while it is not."
     at, patience = run.at, run.recipe.patience
@@ -407,7 +420,7 @@ def curves(
     right.legend(fontsize=7, ncols=3)
     return figure
 
-# %% ../nbs/10_training.ipynb #e6473b8d
+# %% ../nbs/10_training.ipynb #cf111c8c
 def summary(run: Run, stopped: str) -> dict:
     "What came out, in a dict that json can hold."
     at = run.at
@@ -429,7 +442,7 @@ def check_out(out: Path, resume: bool) -> None:
 def write_recipe(recipe: Recipe, data_folder: str | Path, out: Path) -> None:
     "recipe.json: the recipe, and which data it was used on."
     content = json.dumps({**asdict(recipe), "data": str(data_folder)}, indent=2)
-    with or_as_before(out / "recipe.json") as partial: partial.write_text(content + "\n", encoding="utf-8")
+    with _or_as_before(out / "recipe.json") as partial: partial.write_text(content + "\n", encoding="utf-8")
 
 def read_recipe(
     out: str | Path,           # folder of a run
@@ -442,7 +455,7 @@ def read_recipe(
         return Recipe(**{key: value for key, value in content.items() if key != "data"}), Path(content["data"])
     except (TypeError, KeyError, ValueError) as problem: raise ValueError(f"{path} is no recipe ({problem})") from problem
 
-# %% ../nbs/10_training.ipynb #3d5089fe
+# %% ../nbs/10_training.ipynb #61e984d3
 def train(
     recipe: Recipe,
     data_folder: str | Path,      # with the splits train and dev
@@ -464,7 +477,7 @@ def train(
     write_recipe(recipe, data_folder, out)
     with repeatable(run.accelerator.device): stopped = loop(run, max_steps, workers)
     if run.at.rows:
-        with or_as_before(out / "curves.png") as partial: curves(run.at.rows, recipe.margin).savefig(partial, format="png", dpi=120)
+        with _or_as_before(out / "curves.png") as partial: curves(run.at.rows, recipe.margin).savefig(partial, format="png", dpi=120)
     return summary(run, stopped)
 
 def loop(run: Run, max_steps: int | None = None, workers: int = 0) -> str:
@@ -475,6 +488,7 @@ def loop(run: Run, max_steps: int | None = None, workers: int = 0) -> str:
     writer = SummaryWriter(run.out / "tensorboard", purge_step=at.step + 1)
     bar = tqdm(total=total, initial=at.epoch * size + at.batch, unit="batch", disable=not run.progress)
     with Interrupt() as interrupt, bar, writer:
+        if run.progress and not at.step: bar.write(f"by chance: dev R@sum {chance(run.dev):.1f}")
         while not (why := finished(run)):
             if max_steps and at.step >= max_steps: return f"max_steps={max_steps} reached"
             bar.set_description(f"epoch {at.epoch + 1}/{run.recipe.epochs}")

@@ -164,5 +164,3 @@ def released_state(layer="fc_local", f=5, vocab=12, d=4, w=3, bidirectional=True
     for name in ("linear_t2i", "gate_t2i", "linear_i2t", "gate_i2t") if gates else ():
         state |= {f"{name}.weight": rand(d, 2 * d), f"{name}.bias": rand(d)}
     return state
-
-

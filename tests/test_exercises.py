@@ -6,10 +6,11 @@ import dis
 import io
 import json
 import re
+import sys
 import warnings
 from functools import cache
 from pathlib import Path
-from types import CodeType
+from types import CodeType, ModuleType
 
 import matplotlib.pyplot as plt
 import pytest
@@ -53,7 +54,7 @@ def codes(code):
 
 
 class Names:
-    "Which global names a piece of code reads, defines (functions, classes, modules), gives values to, and changes in place."
+    "Which global names a piece of code reads, defines (functions, classes, modules, or parts of something), gives values to, and changes by a call."
 
     def __init__(self, source):
         tree = ast.parse(source)
@@ -61,22 +62,31 @@ class Names:
         steps = [(step.opname, step.argval) for code in codes(top) for step in dis.get_instructions(code)]
         self.read = {name for op, name in steps if op in ("LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS")}
         stored = {step.argval for step in dis.get_instructions(top) if step.opname in ("STORE_NAME", "STORE_GLOBAL")}
-        self.defined = patched(tree) | {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-        self.defined |= {(a.asname or a.name).split(".")[0] for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)) for a in node.names}
-        self.values = stored - self.defined
-        self.changed = set().union(*(changes(node) for node in tree.body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))))
+        blocks = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+        rest = [node for node in tree.body if node not in blocks]
+        imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+        defined = {node.name for node in blocks} | {(a.asname or a.name).split(".")[0] for node in imports for a in node.names}
+        self.values = stored - defined
+        self.defined = defined.union(patched(tree), *map(parts_set, rest))
+        self.changed = set().union(*map(called, rest))
 
 
-def changes(top):
-    "Names of which a statement sets a part, or calls a method for its effect."
-    found = set()
-    for node in ast.walk(top):
-        called = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
-        part = node.value.func if called else node
-        if not isinstance(part, (ast.Attribute, ast.Subscript)) or not called and not isinstance(part.ctx, ast.Store): continue
-        while isinstance(part, (ast.Attribute, ast.Subscript)): part = part.value
-        if isinstance(part, ast.Name): found.add(part.id)
-    return found
+def owner(node):
+    "The name in front of dots and brackets: `a` of `a.b[0].c`."
+    while isinstance(node, (ast.Attribute, ast.Subscript)): node = node.value
+    return {node.id} if isinstance(node, ast.Name) else set()
+
+
+def parts_set(top):
+    "Names of which a statement sets a part: `a.b = 1`, `a[0] = 1`."
+    return set().union(*(owner(node) for node in ast.walk(top) if isinstance(getattr(node, "ctx", None), ast.Store)
+                         and isinstance(node, (ast.Attribute, ast.Subscript))))
+
+
+def called(top):
+    "Names of which a statement calls a method for its effect: `a.append(1)`."
+    return set().union(*(owner(node.value.func) for node in ast.walk(top) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+                         and isinstance(node.value.func, ast.Attribute)))
 
 
 def patched(tree):
@@ -108,7 +118,8 @@ def spaces(path):
     "{index of an exercise: the namespace its cell finds}, each cell that any exercise needs having run once, in order."
     marked = [k for k, (kind, source) in enumerate(cells(path)) if kind == "code" and MARK.search(source)]
     chosen = set().union(*(needed(path, k, cells(path)[k][1] + "\n" + (solution(path, k) or "")) for k in marked))
-    namespace, found = {"__name__": "__main__"}, {}
+    module = ModuleType(f"notebook_{path.stem}")                   # known by name, so that what it defines can be pickled
+    namespace, found = sys.modules.setdefault(module.__name__, module).__dict__, {}
     for n in sorted({*chosen, *marked}):
         if n in marked: found[n] = dict(namespace)
         else: run(code_cells(path)[n][0], namespace, f"{path.name}[{n}]")
@@ -167,7 +178,7 @@ def test_every_exercise_is_graded_by_attempt():
 def test_names_are_found():
     "The reading of code on which the above stands."
     names = Names("import numpy as np\nfrom a.b import c as d\nx = [k for k in y]\nz.w[0] = 1\nlog.append(2)\nlen(r.size())\n@patch\ndef m(self: K): pass\ndef f(p): return g + p")
-    assert (names.defined, names.values, names.changed) == ({"np", "d", "f", "m", "K"}, {"x"}, {"z", "log"})
+    assert (names.defined, names.values, names.changed) == ({"np", "d", "f", "m", "K", "z"}, {"x"}, {"log"})
     assert {"y", "g", "z", "log"} <= names.read and not {"x", "p"} & names.read
 
 

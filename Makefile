@@ -1,0 +1,42 @@
+# Two commands do everything on a fresh machine: make quickstart, make test. `make lab` opens the course.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: quickstart test lab data notebooks clean help
+
+help:            ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/ -/'
+
+$(BIN)/cmr: constraints.txt settings.ini setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $(BIN)/cmr
+
+data/scenes/test.h5: | $(BIN)/cmr
+	$(BIN)/cmr data scenes
+
+data: data/scenes/test.h5   ## draw the built-in world and encode it
+
+quickstart: $(BIN)/cmr data ## install, make the data, train IMRAM, print R@K, write a figure
+	@if [ -f runs/quickstart/last/training.pt ]; then $(BIN)/cmr train --resume --out runs/quickstart; \
+	else $(BIN)/cmr train --recipe scenes --out runs/quickstart; fi
+	$(BIN)/cmr evaluate runs/quickstart
+	@echo "The curves of loss and recall are in runs/quickstart/curves.png"
+
+test: $(BIN)/cmr data       ## install, run every notebook, then pytest
+	$(BIN)/nbdev-test --n-workers 2
+	$(BIN)/python -m pytest -q
+
+lab: $(BIN)/cmr data        ## open the course in JupyterLab
+	$(BIN)/jupyter lab nbs
+
+notebooks: $(BIN)/cmr data  ## run the notebooks and write their outputs and the package
+	$(BIN)/nbdev-export
+	$(BIN)/nbdev-test --n-workers 2 --save
+	$(BIN)/nbdev-clean
+
+clean:           ## remove what was built, not the data or the runs
+	rm -rf $(VENV) build dist *.egg-info
