@@ -47,22 +47,22 @@ def similarities(
     z = z.transpose(1, 2).unflatten(1, query.shape[1:3])
     return z * inverse_length(query)[..., None] if variant == "paper" else z
 
-# %% ../nbs/11_attention.ipynb #0c077ed0
+# %% ../nbs/11_attention.ipynb #b15d8677
 def sharpen(
     z: Tensor,              # (R, Q, q, r) similarities
     query_mask: Tensor,     # (Q, q) True where a query fragment is real
     variant: str = "paper", # "paper": relu; "released": LeakyReLU(0.1)
 ) -> Tensor:                # (R, Q, q, r), every column of length one over the queries, or zero
     "Clip similarities and normalise them over the query axis (IMRAM Eq. 4)."
-    real = query_mask[:, :, None]
+    real = query_mask[..., None]
     if variant == "released": return released_normalize(leaky_relu(z, 0.1) * real, dim=-2)
     return l2_normalize(z.relu() * real, dim=-2)
 
-# %% ../nbs/11_attention.ipynb #9387e234
+# %% ../nbs/11_attention.ipynb #6befd0f9
 def attend(
     query: Tensor,                    # (R, Q, q, d), or (1, Q, q, d) at the first step
     response: Tensor,                 # (R, r, d)
-    query_mask: Tensor,               # (Q, q)
+    query_mask: Tensor,               # (Q, q), or (R, Q, q) where every response has its own queries
     response_mask: Tensor,            # (R, r), at least one True in a row
     inverse_temperature: float = 9.0, # lambda: higher means sharper
     variant: str = "paper",           # "paper" or "released"
@@ -115,7 +115,7 @@ def pool(
     scores = scores.masked_fill(~mask, -torch.inf)
     return scores.amax(-1) if pooling == "max" else (lse_temperature * scores).logsumexp(-1) / lse_temperature
 
-# %% ../nbs/11_attention.ipynb #65e89ae4
+# %% ../nbs/11_attention.ipynb #bde2e815
 class AttentionMatcher(Matcher):
     "What SCAN and IMRAM share: encoders, direction, and the choice between the paper's form and the released code's."
     def __init__(
@@ -147,11 +147,11 @@ class AttentionMatcher(Matcher):
     def floats_per_pair(self, m, n):
         "An estimate of the floats that one image of m regions and one caption of n words need while they are scored."
         queries = {"text": n, "image": m}.get(self.direction, max(m, n))
-        return 6 * m * n + 5 * self.image_encoder.project.out_features * queries
+        return 6 * m * n + 7 * self.image_encoder.project.out_features * queries
 
 MATCHERS.pop("attentionmatcher")  # a base, not a matcher to be asked for by name
 
-# %% ../nbs/11_attention.ipynb #f7c0908e
+# %% ../nbs/11_attention.ipynb #a29793e4
 class SCAN(AttentionMatcher):
     "Stacked cross attention: one step of attention, then pooling (Lee et al. 2018)."
     def __init__(
@@ -172,13 +172,19 @@ class SCAN(AttentionMatcher):
         self.pooling = one_of("pooling", pooling, POOLINGS)
         self.lse_temperature = positive("lse_temperature", lse_temperature)
 
-    def score(self, images, captions):
+    def look(self, query: Fragments, response: Fragments, paired: bool = False) -> Tensor:
+        "Queries against responses: all pairs, scores (R, Q), or query p against response p only, (P, 1)."
+        x, mask = (query.values[:, None], query.mask[:, None]) if paired else (query.values[None], query.mask)
+        context, _ = attend(x, response.values, mask, response.mask, self.inverse_temperature, self.variant)
+        return pool(fragment_scores(x, context), mask, self.pooling, self.lse_temperature)
+
+    def score(self, images: Fragments, captions: Fragments) -> Tensor:
         "Every image (I, m, d) with every caption (C, n, d): (I, C)."
-        query, response = (captions, images) if self.direction == "text" else (images, captions)
-        x = query.values[None]
-        context, _ = attend(x, response.values, query.mask, response.mask, self.inverse_temperature, self.variant)
-        scores = pool(fragment_scores(x, context), query.mask, self.pooling, self.lse_temperature)
-        return scores if self.direction == "text" else scores.T
+        return self.look(captions, images) if self.direction == "text" else self.look(images, captions).T
+
+    def score_pairs(self, images: Fragments, captions: Fragments) -> Tensor:
+        "Image p with caption p only: (P,)."
+        return (self.look(captions, images, True) if self.direction == "text" else self.look(images, captions, True))[:, 0]
 
     @classmethod
     def from_released(cls, state_dict, direction="text", pooling="mean", inverse_temperature=9.0, lse_temperature=6.0):

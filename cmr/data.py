@@ -269,7 +269,7 @@ def _same_rows(features: Rows, start: int, stop: int) -> ndarray:
     features.close()
     return block
 
-# %% ../nbs/06_data.ipynb #5f0f76d6
+# %% ../nbs/06_data.ipynb #7970c45b
 def write_split(
     path_h5: str | Path,        # the file to write, {split}.h5
     features,                   # (N, m, f) array or `Rows`, or an iterator over blocks (n, m, f) of it
@@ -289,8 +289,10 @@ def write_split(
             file["ids"] = np.array([str(i) for i in (range(n) if ids is None else ids)], dtype=text)
             if mask is not None: file["mask"] = np.asarray(mask, dtype=bool)
             if boxes is not None: file["boxes"] = np.asarray(boxes[:], dtype=np.float32)
-        try: _open_hdf5(partial).features.close()
+        try: written = _open_hdf5(partial)
         except ValueError as problem: raise ValueError(str(problem).replace(str(partial), str(path_h5))) from problem
+        for rows in (written.features, written.boxes):
+            if rows is not None: rows.close() # some systems rename no open file
     return Path(path_h5)
 
 def _write_features(file: h5py.File, blocks: Iterable, mask, source) -> int:

@@ -75,6 +75,14 @@ def _forward(
     "Encode both sides and score all pairs: what a training step calls."
     return self.score(self.encode_images(features, mask), self.encode_captions(tokens, lengths))
 
+def _score_pairs(
+    self,
+    images: Fragments,   # P of them
+    captions: Fragments, # P of them
+) -> Tensor:             # (P,)
+    "Image p with caption p only. This one cuts small blocks out of `score`; a model that need not compute the rest overrides it."
+    return torch.cat([self.score(images[p:p + 8], captions[p:p + 8]).diagonal() for p in range(0, len(images), 8)])
+
 def _floats_per_pair(
     self,
     m: int, # fragments of an image
@@ -83,7 +91,7 @@ def _floats_per_pair(
     "An estimate from which `score_all` sizes its tiles. This one suits a model with a few m x n tables; override it."
     return 8 * m * n
 
-Matcher.forward, Matcher.floats_per_pair = _forward, _floats_per_pair
+Matcher.forward, Matcher.score_pairs, Matcher.floats_per_pair = _forward, _score_pairs, _floats_per_pair
 Matcher.vocab_size = property(lambda self: self.text_encoder.vocab_size, doc="Words the model knows, marks included.")
 Matcher.region_dim = property(lambda self: self.image_encoder.region_dim, doc="Width of the region features it takes.")
 Matcher.device = property(lambda self: next(self.parameters()).device, doc="Where its weights are.")
@@ -130,6 +138,10 @@ class VSE(Matcher):
     def score(self, images: Fragments, captions: Fragments) -> Tensor:
         "All cosines (I, C) as one matrix product: both sides have length one already."
         return images.values[:, 0] @ captions.values[:, 0].T
+
+    def score_pairs(self, images: Fragments, captions: Fragments) -> Tensor:
+        "The cosine of image p with caption p: (P,)."
+        return (images.values[:, 0] * captions.values[:, 0]).sum(-1)
 
     def floats_per_pair(self, m: int, n: int) -> int:
         "The score itself, and nothing else."

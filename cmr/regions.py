@@ -23,7 +23,11 @@ from tqdm.auto import tqdm
 
 from .scenes import COLOURS, PATTERNS, SHAPES, SIZE, SIZES, Scene
 
-# %% ../nbs/04_regions.ipynb #292e75e0
+# %% ../nbs/04_regions.ipynb #b9b35565
+WINDOW, STRIDE, LEVELS = 24, 4, (1, 1.5, 2)     # pixels of a crop; grid step; how many times each level shrinks the picture
+REGIONS = 36                                    # regions kept of a picture, as in the papers
+NAMES = {"shape": SHAPES, "colour": tuple(COLOURS), "size": tuple(SIZES), "pattern": PATTERNS}
+
 def as_input(
     pictures: np.ndarray, # (B, 128, 128, 3) uint8
 ) -> Tensor:              # (B, 3, 128, 128) float32 in 0..1
@@ -33,18 +37,13 @@ def as_input(
         raise ValueError(f"pictures must be uint8 (B, {SIZE}, {SIZE}, 3) as cmr.scenes.draw makes them, but are {pictures.dtype} {pictures.shape}")
     return torch.tensor(pictures).permute(0, 3, 1, 2).float() / 255
 
-# %% ../nbs/04_regions.ipynb #bdda18e8
-WINDOW, STRIDE, LEVELS = 24, 4, (1, 1.5, 2)     # pixels of a crop; grid step; how many times each level shrinks the picture
-REGIONS = 36                                    # regions kept of a picture, as in the papers
-NAMES = {"shape": SHAPES, "colour": tuple(COLOURS), "size": tuple(SIZES), "pattern": PATTERNS}
-
 def pyramid(
     pictures: Tensor, # (B, 3, 128, 128) in 0..1
 ) -> list:            # per level (B, 3, side, side) with side 128, 85, 64
     "The pictures shrunk 1, 1.5 and 2 times: one window size then sees three scales."
     return [F.interpolate(pictures, size=int(SIZE / level), mode="area") if level > 1 else pictures for level in LEVELS]
 
-# %% ../nbs/04_regions.ipynb #b308c457
+# %% ../nbs/04_regions.ipynb #e227767e
 def windows_across(
     level: float, # how many times the picture is shrunk
 ) -> int:         # windows side by side
@@ -60,7 +59,7 @@ def grid_boxes() -> Tensor: # (W, 4) x1, y1, x2, y2 in pixels of the picture
         boxes.append(torch.stack([x, y, x + WINDOW * level, y + WINDOW * level], -1).reshape(-1, 4))
     return torch.cat(boxes)
 
-# %% ../nbs/04_regions.ipynb #caaf33da
+# %% ../nbs/04_regions.ipynb #69c1dd6a
 def cut_windows(
     picture: Tensor, # (3, 128, 128) in 0..1
     windows: Tensor, # (N,) window numbers, as grid_boxes counts them
@@ -76,7 +75,7 @@ def cut_windows(
         start += across ** 2
     return crops
 
-# %% ../nbs/04_regions.ipynb #c68a22b1
+# %% ../nbs/04_regions.ipynb #72b9576a
 class Detector(nn.Module):
     "A small CNN that says of a 24 x 24 crop whether it frames an object, and its shape, colour, size and pattern."
 
@@ -94,7 +93,7 @@ class Detector(nn.Module):
         hidden = self.trunk(crops - 0.5)
         return hidden, {k: head(hidden) for k, head in self.heads.items()}
 
-# %% ../nbs/04_regions.ipynb #3df75b24
+# %% ../nbs/04_regions.ipynb #5d7f7636
 def _slide(
     self,
     pictures: Tensor, # (B, 3, 128, 128) in 0..1
@@ -106,7 +105,7 @@ def _slide(
 
 Detector.slide = _slide
 
-# %% ../nbs/04_regions.ipynb #dda0dc26
+# %% ../nbs/04_regions.ipynb #5c07c195
 def box_iou(
     a: Tensor, # (A, 4) x1, y1, x2, y2
     b: Tensor, # (B, 4)
@@ -117,7 +116,7 @@ def box_iou(
     area_a, area_b = ((x[:, 2:] - x[:, :2]).prod(-1) for x in (a, b))
     return shared / (area_a[:, None] + area_b[None] - shared)
 
-# %% ../nbs/04_regions.ipynb #cc061302
+# %% ../nbs/04_regions.ipynb #b8777d4a
 def thing_boxes(
     scene: Scene,
 ) -> Tensor: # (things, 4) x1, y1, x2, y2 in pixels
@@ -135,7 +134,6 @@ def frame_quality(
     side, want = boxes[:, None, 2] - boxes[:, None, 0], (things[:, 2:] - things[:, :2]).amax(-1)[None] * 1.15
     return (1 - centre / (0.5 * want)).clamp(min=0) * torch.minimum(side / want, want / side)
 
-# %% ../nbs/04_regions.ipynb #a669607e
 def label_windows(
     scene: Scene,
     boxes: Tensor, # (W, 4) in pixels
@@ -144,7 +142,7 @@ def label_windows(
     quality = frame_quality(scene, boxes)
     return quality.argmax(1), quality.amax(1)
 
-# %% ../nbs/04_regions.ipynb #069670c2
+# %% ../nbs/04_regions.ipynb #3ef4aa4a
 def pick_windows(
     quality: Tensor, # (W,) how well each window frames anything
     each: int,       # windows to pick
@@ -155,7 +153,6 @@ def pick_windows(
     nearly = 0.05 + (quality > 0.2).float() * (quality < 0.5)
     return torch.cat([torch.multinomial(well, each // 2, generator=generator), torch.multinomial(nearly, each - each // 2, generator=generator)])
 
-# %% ../nbs/04_regions.ipynb #fc43dec1
 def sample_crops(
     entries: list,        # I entries of a split, for what their scenes hold
     pictures: np.ndarray, # (I, 128, 128, 3) uint8, the same scenes drawn
@@ -174,7 +171,7 @@ def sample_crops(
             labels[key].append(torch.tensor([names.index(getattr(t, key)) for t in entry.scene.things])[best[pick]])
     return torch.cat(crops), {k: torch.cat(v) for k, v in labels.items()}, torch.cat(quality)
 
-# %% ../nbs/04_regions.ipynb #559828e2
+# %% ../nbs/04_regions.ipynb #556700db
 def detector_loss(
     answers: dict,   # of each head, (B, names, 1, 1)
     labels: dict,    # {name: (B,)} what the nearest thing is
@@ -187,7 +184,7 @@ def detector_loss(
     for key, target in labels.items(): loss = loss + F.cross_entropy(answers[key].flatten(1)[framed], target[framed])
     return loss
 
-# %% ../nbs/04_regions.ipynb #525b3739
+# %% ../nbs/04_regions.ipynb #d6fc51ab
 def train_detector(
     entries: list,        # I entries of a split
     pictures: np.ndarray, # (I, 128, 128, 3) uint8
@@ -215,7 +212,7 @@ def train_detector(
     bar.close()
     return model.eval()
 
-# %% ../nbs/04_regions.ipynb #de5af1eb
+# %% ../nbs/04_regions.ipynb #5a20cd56
 WEIGHTS = Path(str(files("cmr") / "weights" / "detector.safetensors"))      # trained on 1,500 scenes; ships with the package
 
 def save_detector(
@@ -228,7 +225,6 @@ def save_detector(
     temporary.write_bytes(safetensors.torch.save(model.state_dict()))
     os.replace(temporary, path)
 
-# %% ../nbs/04_regions.ipynb #3aab699c
 def load_detector(
     path=WEIGHTS, # a file that save_detector wrote
 ) -> Detector:    # in eval mode
@@ -243,7 +239,7 @@ def load_detector(
         raise ValueError(f"{path}: not a detector's weights, or only a part of them ({problem}). Copy the file again, or write it with save_detector") from problem
     return model.eval()
 
-# %% ../nbs/04_regions.ipynb #ea6bc916
+# %% ../nbs/04_regions.ipynb #13a2a9a5
 def keep_best(
     scores: Tensor,         # (..., W) that a window frames an object
     overlaps: Tensor,       # (W, W) of the windows, as box_iou gives them
@@ -261,7 +257,7 @@ def keep_best(
         left = left.masked_fill(rivals[best], -torch.inf)
     return torch.stack(kept, -1)
 
-# %% ../nbs/04_regions.ipynb #90a4a1ef
+# %% ../nbs/04_regions.ipynb #db087164
 def box_geometry(
     boxes: Tensor, # (..., 4) x1, y1, x2, y2 in 0..1
 ) -> Tensor:       # (..., 8) corners, centre, width and height
@@ -269,7 +265,6 @@ def box_geometry(
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([low, high, (low + high) / 2, high - low], -1)
 
-# %% ../nbs/04_regions.ipynb #9b6bfbc3
 @torch.no_grad()
 def encode_pictures(
     pictures: np.ndarray,             # (I, 128, 128, 3) uint8
@@ -291,7 +286,7 @@ def encode_pictures(
     bar.close()
     return torch.cat(features).numpy(), torch.cat(boxes).numpy()
 
-# %% ../nbs/04_regions.ipynb #d7eea5c1
+# %% ../nbs/04_regions.ipynb #19e4b3fe
 @torch.no_grad()
 def name_regions(
     features: np.ndarray,             # (..., width + 8), or only the first `width` numbers

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECIPES', 'FREE', 'COLUMNS', 'Recipe', 'check_recipe', 'step_size', 'accepted', 'build', 'for_matcher', 'evaluate',
            'chance', 'make_accelerator', 'repeatable', 'Standing', 'check_splits', 'data_fingerprint', 'Run',
-           'train_step', 'write_checkpoint', 'begin', 'read_checkpoint', 'check_same', 'restore', 'Interrupt',
+           'train_step', 'Interrupt', 'write_checkpoint', 'begin', 'read_checkpoint', 'check_same', 'restore',
            'train_epoch', 'end_epoch', 'write_metrics', 'finished', 'curves', 'summary', 'check_out', 'write_recipe',
            'read_recipe', 'train', 'loop']
 
@@ -234,7 +234,7 @@ class Run:
     @property
     def checkpoint(self) -> Path: return self.out / "last" / "training.pt"
 
-# %% ../nbs/10_training.ipynb #2f5f66c3
+# %% ../nbs/10_training.ipynb #0a6e50fa
 def train_step(
     run: Run,
     batch: Batch,
@@ -251,6 +251,20 @@ def train_step(
         raise ValueError(f"step {run.at.step + 1}: loss {loss.item()}, gradient {norm.item()}: lower lr={recipe.lr} or clip={recipe.clip}{_kept(run)}")
     run.optimiser.step()
     return loss.item()
+
+class Interrupt:
+    "Turns the first Ctrl-C into a request, which the loop grants between two steps; the second one stops at once."
+    def __enter__(self):
+        self.asked, self.main = False, threading.current_thread() is threading.main_thread()
+        if self.main: self.before = signal.signal(signal.SIGINT, self.ask)
+        return self
+
+    def ask(self, *_):
+        if self.asked: raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *_):
+        if self.main: signal.signal(signal.SIGINT, self.before or signal.SIG_DFL)
 
 def _kept(run: Run) -> str: return f". The checkpoint before that is kept in {run.checkpoint.parent}" if run.checkpoint.is_file() else ""
 
@@ -310,22 +324,7 @@ def restore(run: Run) -> None:
     torch.set_rng_state(state["random"]["cpu"])
     if torch.cuda.is_available() and state["random"]["cuda"]: torch.cuda.set_rng_state_all(state["random"]["cuda"])
 
-# %% ../nbs/10_training.ipynb #bd5604fd
-class Interrupt:
-    "Turns the first Ctrl-C into a request, which the loop grants between two steps; the second one stops at once."
-    def __enter__(self):
-        self.asked, self.main = False, threading.current_thread() is threading.main_thread()
-        if self.main: self.before = signal.signal(signal.SIGINT, self.ask)
-        return self
-
-    def ask(self, *_):
-        if self.asked: raise KeyboardInterrupt
-        self.asked = True
-
-    def __exit__(self, *_):
-        if self.main: signal.signal(signal.SIGINT, self.before or signal.SIG_DFL)
-
-# %% ../nbs/10_training.ipynb #a8681a07
+# %% ../nbs/10_training.ipynb #7c7f8bfc
 def train_epoch(
     run: Run,
     bar: tqdm,
@@ -354,7 +353,7 @@ def train_epoch(
             saved = time.monotonic()
     return at.batch >= total
 
-# %% ../nbs/10_training.ipynb #026c5cfc
+# %% ../nbs/10_training.ipynb #7baa04a1
 COLUMNS = ("epoch", "step", "loss", "lr", "seconds", "rsum", "text_r1", "text_r5", "text_r10", "image_r1", "image_r5", "image_r10")
 
 def end_epoch(
@@ -389,7 +388,7 @@ def write_metrics(
     table.writerows(rows)
     with _or_as_before(path) as partial: partial.write_text(text.getvalue(), encoding="utf-8")
 
-# %% ../nbs/10_training.ipynb #f4e782f7
+# %% ../nbs/10_training.ipynb #69435c62
 def finished(run: Run) -> str | None:
     "Why a run is over, or None while it is not."
     at, patience = run.at, run.recipe.patience
@@ -418,9 +417,10 @@ def curves(
     right.axvline(best["epoch"], color="grey", lw=.8)
     right.set(xlabel="epoch", ylabel="percent", ylim=(0, 100), title=f"Recall on dev; best R@sum {best['rsum']:.1f}, epoch {best['epoch']}")
     right.legend(fontsize=7, ncols=3)
+    for panel in (left, right): panel.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
-# %% ../nbs/10_training.ipynb #cf111c8c
+# %% ../nbs/10_training.ipynb #bf4648b9
 def summary(run: Run, stopped: str) -> dict:
     "What came out, in a dict that json can hold."
     at = run.at
@@ -455,7 +455,7 @@ def read_recipe(
         return Recipe(**{key: value for key, value in content.items() if key != "data"}), Path(content["data"])
     except (TypeError, KeyError, ValueError) as problem: raise ValueError(f"{path} is no recipe ({problem})") from problem
 
-# %% ../nbs/10_training.ipynb #61e984d3
+# %% ../nbs/10_training.ipynb #c7e23ee7
 def train(
     recipe: Recipe,
     data_folder: str | Path,      # with the splits train and dev
@@ -472,8 +472,7 @@ def train(
     check_out(out, resume)
     run = Run(recipe, data_folder, out, device, precision, progress)
     for left in out.glob(".*.part"): left.unlink(missing_ok=True) # of a run that was killed
-    if resume: restore(run)
-    else: begin(run)
+    restore(run) if resume else begin(run)
     write_recipe(recipe, data_folder, out)
     with repeatable(run.accelerator.device): stopped = loop(run, max_steps, workers)
     if run.at.rows:

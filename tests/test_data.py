@@ -1,0 +1,568 @@
+"Data sets on disk and batches: both conventions, HDF5, Karpathy's json, and every kind of bad input."
+
+import json
+import multiprocessing
+import pickle
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from cmr.captions import Vocabulary
+from cmr.data import (
+    CaptionPairs,
+    ImageCaptions,
+    Rows,
+    batches,
+    check_vocabulary,
+    collate,
+    convert,
+    open_split,
+    pad,
+    read_captions,
+    read_karpathy,
+    repeats,
+    splits,
+    write_split,
+)
+
+N, M, F, K = 6, 3, 4, 5
+FEATURES = np.random.default_rng(0).normal(size=(N, M, F)).astype(np.float32)
+THINGS = ["ball", "kite", "boat", "dog", "tree", "car"]
+CAPTIONS = [" ".join(["a"] * k + [thing]) for thing in THINGS for k in range(K)]
+OWNER = np.arange(N * K) // K
+VOCABULARY = Vocabulary(["a", *THINGS])
+FIELDS = ("features", "mask", "tokens", "lengths", "image", "caption")
+
+
+def write_scan(folder, split="train", features=FEATURES, captions=CAPTIONS, ids=None):
+    folder.mkdir(exist_ok=True)
+    np.save(folder / f"{split}_ims.npy", features)
+    (folder / f"{split}_caps.txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
+    if ids: (folder / f"{split}_ids.txt").write_text("\n".join(ids) + "\n", encoding="utf-8")
+    return folder
+
+
+def toy(**parts):
+    return ImageCaptions(**{"features": FEATURES, "captions": CAPTIONS, "image_of_caption": OWNER, "source": "toy", **parts})
+
+
+def same(split, features=FEATURES, captions=CAPTIONS, owner=OWNER):
+    np.testing.assert_array_equal(split.features[:], features)
+    np.testing.assert_array_equal(split.image_of_caption, owner)
+    assert split.captions == list(captions)
+    assert split.image_of_caption.dtype == np.int64
+    for i in range(split.n_images): np.testing.assert_array_equal(split.regions(i), features[i])
+
+
+# --- the SCAN layout
+
+@pytest.mark.parametrize("times", [1, 5])
+def test_both_conventions(tmp_path, times):
+    write_scan(tmp_path, "dev", FEATURES.repeat(times, axis=0), ids=[f"{i}.jpg" for i in range(N) for _ in range(times)])
+    split = open_split(tmp_path, "dev")
+    same(split)
+    assert (split.n_images, split.region_dim, len(split), split.ids) == (N, F, N * K, [f"{i}.jpg" for i in range(N)])
+    (path,) = convert(tmp_path, tmp_path / "h5", progress=False)
+    with h5py.File(path) as file: assert file["features"].shape == (N, M, F)
+    same(open_split(tmp_path / "h5", "dev"))
+    assert open_split(tmp_path / "h5", "dev").ids == split.ids
+
+
+@pytest.mark.parametrize(("n", "k", "m", "f"), [(1, 1, 1, 1), (4, 1, 3, 2), (4, 2, 1, 2), (1, 5, 2, 3), (3, 7, 1, 4)])
+def test_any_number_of_captions_and_regions(tmp_path, n, k, m, f):
+    features = np.random.default_rng(1).normal(size=(n, m, f)).astype(np.float32)
+    captions = [f"caption {c}" for c in range(n * k)]
+    write_scan(tmp_path, features=features, captions=captions)
+    same(open_split(tmp_path, "train"), features, captions, np.arange(n * k) // k)
+    convert(tmp_path, tmp_path / "h5", progress=False)
+    same(open_split(tmp_path / "h5", "train"), features, captions, np.arange(n * k) // k)
+
+
+def test_features_are_mapped_not_loaded(tmp_path):
+    write_scan(tmp_path)
+    split = open_split(tmp_path, "train")
+    assert isinstance(split.features._array(), np.memmap)
+    assert not isinstance(split.features[0], np.memmap)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 29, 31])
+def test_captions_that_images_do_not_divide(tmp_path, count):
+    write_scan(tmp_path, captions=(CAPTIONS * 2)[:count])
+    message = "different lengths" if count < N else "do not divide"
+    with pytest.raises(ValueError, match=message) as problem: open_split(tmp_path, "train")
+    assert "train_caps.txt" in str(problem.value)
+    assert "train_ims.npy" in str(problem.value)
+
+
+@pytest.mark.parametrize("count", [29, 31])
+def test_repeated_rows_and_captions_of_different_lengths(tmp_path, count):
+    write_scan(tmp_path, "dev", FEATURES.repeat(5, axis=0), (CAPTIONS * 2)[:count])
+    with pytest.raises(ValueError, match=r"dev_caps\.txt"): open_split(tmp_path, "dev")
+
+
+@pytest.mark.parametrize("row", [0, 1, 4, 7, 13, 29])
+def test_one_damaged_row_among_repeated_ones(tmp_path, row):
+    rows = FEATURES.repeat(5, axis=0)
+    rows[row, 1, 2] += 1
+    write_scan(tmp_path, "dev", rows)
+    with pytest.raises(ValueError, match=r"dev_ims\.npy: most rows repeat"): open_split(tmp_path, "dev")
+
+
+def test_the_converter_finds_damage_where_the_quick_look_does_not(tmp_path):
+    n = 400
+    rows = np.random.default_rng(0).normal(size=(n, 1, 2)).astype(np.float32).repeat(5, axis=0)
+    rows[1003] += 1
+    write_scan(tmp_path, "dev", rows, [f"caption {i}" for i in range(5 * n)])
+    assert open_split(tmp_path, "dev").n_images == n
+    with pytest.raises(ValueError, match="rows 1000 and 1003 should be one image"): convert(tmp_path, tmp_path / "h5", progress=False)
+    assert list((tmp_path / "h5").iterdir()) == []
+
+
+def test_repeats():
+    for times in (1, 2, 5): assert repeats(FEATURES.repeat(times, axis=0)) == times
+    assert repeats(np.zeros((7, 1, 1))) == 1
+    assert repeats(np.zeros((10, 1, 1))) == 5
+    with_nan = FEATURES.copy()
+    with_nan[2] = np.nan
+    assert repeats(with_nan.repeat(5, axis=0)) == 5
+    big = np.random.default_rng(0).normal(size=(1014, 1, 2)).repeat(5, axis=0)
+    assert repeats(big) == 5
+
+
+@pytest.mark.parametrize("per", ["image", "row", "caption"])
+def test_ids(tmp_path, per):
+    times = {"image": 1, "row": 5, "caption": 5}[per]
+    write_scan(tmp_path, "dev", FEATURES.repeat(5, axis=0) if per == "row" else FEATURES, ids=[f"my {i}.jpg" for i in range(N) for _ in range(times)])
+    assert open_split(tmp_path, "dev").ids == [f"my {i}.jpg" for i in range(N)]
+
+
+@pytest.mark.parametrize("count", [1, N - 1, N + 1])
+def test_ids_of_another_length(tmp_path, count):
+    write_scan(tmp_path, ids=["x"] * count)
+    with pytest.raises(ValueError, match=rf"train_ids\.txt has {count} ids for {N} images"): open_split(tmp_path, "train")
+
+
+def test_boxes(tmp_path):
+    write_scan(tmp_path, "dev", FEATURES.repeat(5, axis=0))
+    grid = np.random.default_rng(0).random((M, 4)).astype(np.float32)
+    np.save(tmp_path / "boxes.npy", grid)
+    np.testing.assert_array_equal(open_split(tmp_path, "dev").boxes[N - 1], grid)
+    each = np.random.default_rng(0).random((N, M, 4)).astype(np.float32)
+    np.save(tmp_path / "dev_boxes.npy", each.repeat(5, axis=0))
+    np.testing.assert_array_equal(open_split(tmp_path, "dev").boxes[:], each)
+    convert(tmp_path, tmp_path / "h5", progress=False)
+    np.testing.assert_array_equal(open_split(tmp_path / "h5", "dev").boxes[:], each)
+    (tmp_path / "dev_boxes.npy").unlink()
+    np.save(tmp_path / "boxes.npy", grid[1:])
+    with pytest.raises(ValueError, match=r"boxes\.npy has shape"): open_split(tmp_path, "dev")
+
+
+# --- captions
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"a dog\n\na cat\n", r"x_caps\.txt, line 2: empty caption"), (b"\na dog\n", "line 1: empty"), (b"a dog\n   \n", "line 2: empty"),
+    (b"a dog\na cat\n\n", "line 3: empty"), (b"a dog\na caf\xe9\n", "line 2: not UTF-8"),
+])
+def test_bad_captions(tmp_path, content, message):
+    (tmp_path / "x_caps.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=message): read_captions(tmp_path / "x_caps.txt")
+
+
+def test_one_caption_a_line(tmp_path):
+    path = tmp_path / "x_caps.txt"
+    for content in ("a dog\na cat", "a dog\na cat\n", "a dog\r\na cat\r\n", "\ufeffa dog \na cat\n"):
+        path.write_bytes(content.encode())
+        assert read_captions(path) == ["a dog", "a cat"]
+    odd = ["one\u2028two", "a\x0bb", "a\x85b", "café", "\U0001f600"]
+    path.write_bytes("\n".join(odd).encode())
+    assert read_captions(path) == odd
+
+
+def test_an_empty_caption_names_its_line(tmp_path):
+    write_scan(tmp_path, captions=[*CAPTIONS[:11], "", *CAPTIONS[12:]])
+    with pytest.raises(ValueError, match=r"train_caps\.txt, line 12: empty caption"): open_split(tmp_path, "train")
+
+
+# --- bad features
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("times", [1, 5])
+def test_features_that_are_not_finite(tmp_path, value, times):
+    features = FEATURES.copy()
+    features[3, 1, 2] = value
+    split = open_split(write_scan(tmp_path, "dev", features.repeat(times, axis=0)), "dev")
+    message = r"dev_ims\.npy: image 3, region 1"
+    with pytest.raises(ValueError, match=message): split.regions(3)
+    with pytest.raises(ValueError, match=message): split.block(2, 5)
+    with pytest.raises(ValueError, match=message): list(batches(split, VOCABULARY, 4))
+    with pytest.raises(ValueError, match="image 3, region 1"): convert(tmp_path, tmp_path / "h5", progress=False)
+    np.testing.assert_array_equal(split.regions(2), FEATURES[2])
+
+
+def test_a_worker_says_which_feature_is_not_finite():
+    features = FEATURES.copy()
+    features[3, 1, 2] = np.nan
+    with pytest.raises(ValueError, match="toy: image 3, region 1"): list(batches(toy(features=features), VOCABULARY, 30, workers=1))
+
+
+@pytest.mark.parametrize("keep", [0, 50, 200, -4])
+def test_a_truncated_npy(tmp_path, keep):
+    write_scan(tmp_path)
+    path = tmp_path / "train_ims.npy"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"train_ims\.npy cannot be read"): open_split(tmp_path, "train")
+
+
+class Bomb:
+    def __reduce__(self): return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("how", ["object array", "bare pickle"])
+def test_a_pickle_is_refused_and_not_run(tmp_path, how):
+    write_scan(tmp_path)
+    bomb = Bomb()
+    bomb.path = tmp_path / "it ran"
+    if how == "object array": np.save(tmp_path / "train_ims.npy", np.array([bomb] * N, dtype=object), allow_pickle=True)
+    else: (tmp_path / "train_ims.npy").write_bytes(pickle.dumps(bomb))
+    with pytest.raises(ValueError, match=r"train_ims\.npy cannot be read.*pickle"): open_split(tmp_path, "train")
+    assert not bomb.path.exists()
+
+
+def test_an_archive_is_not_an_array(tmp_path):
+    write_scan(tmp_path)
+    with open(tmp_path / "train_ims.npy", "wb") as file: np.savez(file, a=FEATURES)
+    with pytest.raises(ValueError, match=r"train_ims\.npy is an archive"): open_split(tmp_path, "train")
+
+
+@pytest.mark.parametrize("shape", [(N, M * F), (N, M, F, 1), (N, 0, F), (N, M, 0)])
+def test_features_of_another_shape(tmp_path, shape):
+    write_scan(tmp_path, features=np.zeros(shape, np.float32))
+    with pytest.raises(ValueError, match=r"train_ims\.npy.*features must be"): open_split(tmp_path, "train")
+
+
+def test_features_that_are_no_numbers(tmp_path):
+    write_scan(tmp_path, features=np.full((N, M, F), "x"))
+    with pytest.raises(ValueError, match="not numbers"): open_split(tmp_path, "train")
+
+
+# --- folders
+
+def test_no_folder(tmp_path):
+    for act in (lambda: open_split(tmp_path / "none", "train"), lambda: splits(tmp_path / "none"), lambda: convert(tmp_path / "none", tmp_path / "h5")):
+        with pytest.raises(FileNotFoundError, match="no data folder at") as problem: act()
+        for word in ("{split}.h5", "{split}_ims.npy", "{split}_caps.txt", "cmr data scenes", "cmr data convert", "none"): assert word in str(problem.value)
+    with pytest.raises(FileNotFoundError, match="no split in"): open_split(tmp_path, "train")
+
+
+def test_no_such_split(tmp_path):
+    write_scan(write_scan(tmp_path), "dev")
+    write_split(tmp_path / "extra.h5", FEATURES, CAPTIONS, OWNER)
+    with h5py.File(tmp_path / "other.h5", "w") as file: file["weights"] = np.zeros(3)
+    assert splits(tmp_path) == ["dev", "extra", "train"]
+    with pytest.raises(FileNotFoundError, match="no split 'test' in .*; it has dev, extra, train"): open_split(tmp_path, "test")
+    (tmp_path / "dev_caps.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"dev_caps\.txt"): open_split(tmp_path, "dev")
+
+
+# --- HDF5
+
+def test_write_and_read_with_everything(tmp_path):
+    mask = np.random.default_rng(0).random((N, M)) < .6
+    mask[:, 0] = True
+    boxes = np.random.default_rng(1).random((N, M, 4)).astype(np.float32)
+    owner = np.array([0, 0, 1, 5, 4, 3, 2, 5])
+    captions = ["café", *THINGS, "a dog"]
+    features = np.where(mask[..., None], FEATURES, np.nan)
+    write_split(tmp_path / "x.h5", features, captions, owner, ids=[f"i{n}" for n in range(N)], boxes=boxes, mask=mask)
+    split = open_split(tmp_path, "x")
+    assert split.captions == captions
+    assert split.ids == [f"i{n}" for n in range(N)]
+    np.testing.assert_array_equal(split.image_of_caption, owner)
+    np.testing.assert_array_equal(split.mask, mask)
+    np.testing.assert_array_equal(split.boxes[:], boxes)
+    for i in range(N): np.testing.assert_array_equal(split.regions(i), FEATURES[i][mask[i]])
+    values, real = split.block(0, N)
+    np.testing.assert_array_equal(values.numpy(), np.where(mask[..., None], FEATURES, 0))
+    np.testing.assert_array_equal(real.numpy(), mask)
+
+
+@pytest.mark.parametrize("given", ["array", "tensor", "blocks", "half"])
+def test_write_from(tmp_path, given):
+    features = {"array": FEATURES, "tensor": torch.from_numpy(FEATURES), "half": FEATURES.astype(np.float16),
+                "blocks": (FEATURES[i:i + 4] for i in range(0, N, 4))}[given]
+    write_split(tmp_path / "x.h5", features, CAPTIONS, OWNER)
+    split = open_split(tmp_path, "x")
+    same(split, FEATURES.astype(np.float16).astype(np.float32) if given == "half" else FEATURES)
+    assert split.regions(0).dtype == np.float32
+    assert split.features.dtype == (np.float16 if given == "half" else np.float32)
+
+
+BAD = {
+    "out of range": ({"image_of_caption": [*OWNER[:-1], N]}, "belongs to image"),
+    "negative": ({"image_of_caption": [-1, *OWNER[1:]]}, "belongs to image"),
+    "an image without caption": ({"image_of_caption": np.where(OWNER == 2, 3, OWNER)}, "have no caption"),
+    "one owner too few": ({"image_of_caption": OWNER[1:]}, "give one image for each"),
+    "empty caption": ({"captions": [*CAPTIONS[:-1], " "]}, "caption 29 is empty"),
+    "ids": ({"ids": ["x"] * (N + 1)}, f"{N + 1} ids for {N} images"),
+    "boxes": ({"boxes": np.zeros((N, M, 3))}, "boxes have shape"),
+    "mask": ({"mask": np.ones((N, M + 1), bool)}, "mask"),
+    "no region": ({"mask": np.arange(N)[:, None].repeat(M, 1) != 2}, "no region at all"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_parts_that_do_not_fit(tmp_path, name):
+    parts, message = BAD[name]
+    with pytest.raises(ValueError, match=message): toy(**parts)
+    old = write_split(tmp_path / "x.h5", FEATURES, CAPTIONS, OWNER).read_bytes()
+    with pytest.raises(ValueError): write_split(tmp_path / "x.h5", **{"features": FEATURES, "captions": CAPTIONS, "image_of_caption": OWNER, **parts})
+    assert (tmp_path / "x.h5").read_bytes() == old
+    assert [p.name for p in tmp_path.iterdir()] == ["x.h5"]
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        for key, value in parts.items():
+            if key in file: del file[key]
+            file[key] = np.array(value, dtype=h5py.string_dtype()) if key in ("captions", "ids") else np.asarray(value)
+    with pytest.raises(ValueError, match=message) as problem: open_split(tmp_path, "x")
+    assert "x.h5" in str(problem.value)
+
+
+def test_blocks_that_do_not_fit(tmp_path):
+    with pytest.raises(ValueError, match=r"x\.h5: image 1 has shape"): write_split(tmp_path / "x.h5", iter([FEATURES[:1], FEATURES[1:, :2]]), CAPTIONS, OWNER)
+    with pytest.raises(ValueError, match="no image to write"): write_split(tmp_path / "x.h5", iter([]), [], [])
+    with pytest.raises(ValueError, match="a block of features has shape"): write_split(tmp_path / "x.h5", FEATURES[0], CAPTIONS, OWNER)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("share", [0, .3, .99])
+def test_a_truncated_h5(tmp_path, share):
+    path = write_split(tmp_path / "train.h5", FEATURES, CAPTIONS, OWNER)
+    content = path.read_bytes()
+    path.write_bytes(content[:int(share * len(content))])
+    with pytest.raises(ValueError, match=r"train\.h5 cannot be read"): open_split(tmp_path, "train")
+    with pytest.raises(ValueError, match=r"train\.h5"): convert(tmp_path, tmp_path / "out", progress=False)
+
+
+def test_an_h5_without_its_parts(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file: file["features"] = FEATURES
+    with pytest.raises(ValueError, match=r"x\.h5 lacks captions, image_of_caption"): open_split(tmp_path, "x")
+
+
+def test_scan_then_h5_then_h5_again(tmp_path):
+    write_scan(tmp_path)
+    convert(tmp_path, tmp_path / "a", progress=False)
+    convert(tmp_path / "a", tmp_path / "b", progress=False)
+    same(open_split(tmp_path / "b", "train"))
+
+
+def test_progress_is_shown(tmp_path, capsys):
+    convert(write_scan(tmp_path), tmp_path / "h5")
+    assert f"{N}/{N}" in capsys.readouterr().err
+
+
+MEASURE = """
+import sys
+import cmr.data
+def peak(): return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+before = peak()
+cmr.data.convert(sys.argv[1], sys.argv[2], progress=False, max_bytes=4 * 2**20)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts a process's memory as Linux does")
+def test_the_converter_uses_little_memory(tmp_path):
+    n, m, f = 200, 36, 512                                        # 14 MiB of images, 70 MiB with the rows repeated
+    rows = np.lib.format.open_memmap(tmp_path / "dev_ims.npy", "w+", np.float32, (5 * n, m, f))
+    for i in range(n): rows[5 * i:5 * i + 5] = i
+    del rows
+    (tmp_path / "dev_caps.txt").write_text("".join(f"caption {i}\n" for i in range(5 * n)))
+    size = (tmp_path / "dev_ims.npy").stat().st_size / 2**20
+    grown = float(subprocess.run([sys.executable, "-c", MEASURE, tmp_path, tmp_path / "h5"], capture_output=True, text=True, check=True).stdout)
+    assert size > 65
+    assert grown < 35, f"{grown:.0f} MiB for blocks of 4 MiB"
+    assert open_split(tmp_path / "h5", "dev").features[n - 1].max() == n - 1
+
+
+# --- Karpathy's json
+
+def karpathy(path, **changes):
+    def image(i, split, *raw): return {"filename": f"{i}.jpg", "split": split, "sentids": [i], "sentences": [{"raw": r, "tokens": r.lower().split(), "sentid": i} for r in raw]}
+    images = [image(0, "train", "A red ball.", "a ball"), image(1, "val", "A kite"), image(2, "restval", "A boat"), image(3, "test", "A dog\nruns", "dog")]
+    path.write_text(json.dumps({"images": images, **changes}))
+    return path
+
+
+def test_read_karpathy(tmp_path):
+    found = read_karpathy(karpathy(tmp_path / "d.json"))
+    assert sorted(found) == ["dev", "test", "train"]
+    train = found["train"]
+    assert (train.ids, train.captions, train.image_of_caption.tolist(), train.rows.tolist()) == (["0.jpg", "2.jpg"], ["A red ball.", "a ball", "A boat"], [0, 0, 1], [0, 2])
+    assert found["test"].captions == ["A dog runs", "dog"]
+    only_tokens = karpathy(tmp_path / "t.json", images=[{"filename": "x.jpg", "split": "train", "sentences": [{"tokens": ["a", "dog"]}]}])
+    assert read_karpathy(only_tokens)["train"].captions == ["a dog"]
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"images": [{"split": "train"}]}', '{"images": [', '{"images": [{"filename": "x", "split": "train", "sentences": [{"raw": " ", "tokens": []}]}]}'])
+def test_no_karpathy(tmp_path, content):
+    (tmp_path / "d.json").write_text(content)
+    with pytest.raises(ValueError, match=r"d\.json is not Karpathy's json"): read_karpathy(tmp_path / "d.json")
+    with pytest.raises(FileNotFoundError, match="no json at"): read_karpathy(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("names", [None, ["2.jpg", "0.jpg", "3.jpg", "1.jpg"], ["2", "0", "3", "1"]])
+def test_convert_karpathy(tmp_path, names):
+    source, order = karpathy(tmp_path / "d.json"), [0, 1, 2, 3] if names is None else [2, 0, 3, 1]
+    np.save(tmp_path / "f.npy", FEATURES[order])
+    if names: (tmp_path / "names.txt").write_text("\n".join(names) + "\n")
+    written = convert(source, tmp_path / "h5", progress=False, features=tmp_path / "f.npy", ids=tmp_path / "names.txt" if names else None, max_bytes=1)
+    assert sorted(p.name for p in written) == ["dev.h5", "test.h5", "train.h5"]
+    same(open_split(tmp_path / "h5", "train"), FEATURES[[0, 2]], ["A red ball.", "a ball", "A boat"], [0, 0, 1])
+    same(open_split(tmp_path / "h5", "test"), FEATURES[[3]], ["A dog runs", "dog"], [0, 0])
+
+
+def test_convert_karpathy_with_features_for_each_split(tmp_path):
+    np.save(tmp_path / "train.npy", FEATURES[:2])
+    written = convert(karpathy(tmp_path / "d.json"), tmp_path / "h5", progress=False, features={"train": tmp_path / "train.npy"})
+    assert [p.name for p in written] == ["train.h5"]
+    same(open_split(tmp_path / "h5", "train"), FEATURES[:2], ["A red ball.", "a ball", "A boat"], [0, 0, 1])
+
+
+def test_karpathy_and_features_that_do_not_fit(tmp_path):
+    source = karpathy(tmp_path / "d.json")
+    np.save(tmp_path / "f.npy", FEATURES[:3])
+    with pytest.raises(ValueError, match="give features"): convert(source, tmp_path / "h5", progress=False)
+    with pytest.raises(ValueError, match=r"f\.npy has 3 rows"): convert(source, tmp_path / "h5", progress=False, features=tmp_path / "f.npy")
+    names = tmp_path / "names.txt"
+    for text, message in (("0.jpg\n1.jpg", "names 2 images"), ("0.jpg\n1.jpg\n7.jpg", r"does not name 2\.jpg")):
+        names.write_text(text)
+        with pytest.raises(ValueError, match=message): convert(source, tmp_path / "h5", progress=False, features=tmp_path / "f.npy", ids=names)
+
+
+# --- words
+
+def test_captions_of_unknown_words_only():
+    with pytest.raises(ValueError, match="toy, caption 5: caption of unknown words only: 'kite'"): CaptionPairs(toy(), Vocabulary(["a", "ball", "boat"]))
+
+
+def test_a_vocabulary_of_another_data_set():
+    assert check_vocabulary(toy(), VOCABULARY) == 0
+    with pytest.raises(ValueError, match="toy: the vocabulary does not know .*another data set"): check_vocabulary(toy(), Vocabulary(["ein", "hund", "dog"]))
+
+
+def test_captions_are_encoded_once(monkeypatch):
+    split, calls = toy(), []
+    vocabulary = Vocabulary(VOCABULARY.words)
+    encode = vocabulary.encode
+    vocabulary.encode = lambda caption: calls.append(caption) or encode(caption)
+    for epoch in range(3): batches(split, vocabulary, 4, epoch=epoch)
+    assert len(calls) == len(CAPTIONS)
+    np.testing.assert_array_equal(split.encode(Vocabulary(["dog", *VOCABULARY.words[:1], *THINGS[:3], *THINGS[4:]]))[0][:2], [6, 5])   # another one is not confused
+
+
+# --- batches
+
+def test_padding():
+    values, real = pad([np.ones((2, 3)), np.ones((1, 3))])
+    assert values.tolist() == [[[1] * 3, [1] * 3], [[1] * 3, [0] * 3]]
+    assert real.tolist() == [[True, True], [True, False]]
+
+
+def test_collate():
+    batch = collate([(FEATURES[0], np.array([4, 5]), 0, 0), (FEATURES[1][:1], np.array([4, 5, 6]), 1, 7), (FEATURES[0], np.array([9]), 0, 2)])
+    assert batch.features.dtype == torch.float32
+    assert batch.mask.tolist() == [[True] * 3, [True, False, False], [True] * 3]
+    assert batch.features[1, 1:].abs().max() == 0
+    assert batch.tokens.tolist() == [[4, 5, 0], [4, 5, 6], [9, 0, 0]]
+    assert batch.lengths.tolist() == [2, 3, 1]
+    assert batch.same_image.tolist() == [[True, False, True], [False, True, False], [True, False, True]]
+    assert [getattr(batch, name).dtype for name in FIELDS] == [torch.float32, torch.bool, *[torch.int64] * 4]
+    assert batch.to("cpu").tokens.equal(batch.tokens)
+    assert len(batch) == 3
+
+
+@pytest.mark.parametrize("layout", ["memory", "scan", "repeated", "h5"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_caption_comes_with_its_image(tmp_path, layout, workers):
+    if layout == "memory": split = toy()
+    else:
+        split = open_split(write_scan(tmp_path, features=FEATURES.repeat(5, axis=0) if layout == "repeated" else FEATURES), "train")
+        if layout == "h5": split = open_split(convert(tmp_path, tmp_path / "h5", progress=False)[0].parent, "train")
+    split.regions(0)                                              # the file is open before workers start
+    seen = []
+    for batch in batches(split, VOCABULARY, 7, workers=workers):
+        for k, caption in enumerate(batch.caption.tolist()):
+            assert batch.image[k] == OWNER[caption]
+            np.testing.assert_array_equal(batch.features[k].numpy(), FEATURES[OWNER[caption]])
+            assert batch.tokens[k, :batch.lengths[k]].tolist() == VOCABULARY.encode(CAPTIONS[caption])
+        seen += batch.caption.tolist()
+    assert sorted(seen) == list(range(N * K))
+
+
+def captions_of(**settings): return [b.caption.tolist() for b in batches(toy(), VOCABULARY, 4, **settings)]
+
+
+def test_the_order_depends_on_seed_and_epoch_only():
+    torch.manual_seed(1)
+    first = captions_of(seed=3, epoch=2)
+    torch.manual_seed(2)
+    assert captions_of(seed=3, epoch=2) == first == captions_of(seed=3, epoch=2, workers=1)
+    assert len({str(captions_of(seed=s, epoch=e)) for s in range(3) for e in range(3)}) == 9
+    assert captions_of(shuffle=False) == [list(range(i, min(i + 4, 30))) for i in range(0, 30, 4)]
+
+
+def test_a_loader_draws_nothing_from_the_global_generator():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    list(batches(toy(), VOCABULARY, 4))
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("start", [0, 1, 5, 8])
+def test_start_goes_on_where_an_epoch_stopped(start):
+    whole = list(batches(toy(), VOCABULARY, 4, seed=1, epoch=1))
+    rest = list(batches(toy(), VOCABULARY, 4, seed=1, epoch=1, start=start))
+    assert len(rest) == len(whole) - start
+    for a, b in zip(whole[start:], rest): assert all(torch.equal(getattr(a, name), getattr(b, name)) for name in FIELDS)
+
+
+@pytest.mark.parametrize(("size", "sizes"), [(7, [7, 7, 7, 7, 2]), (29, [29]), (30, [30]), (100, [30]), (2, [2] * 15)])
+def test_no_batch_of_one(size, sizes):
+    loader = batches(toy(), VOCABULARY, size)
+    assert [len(batch) for batch in loader] == sizes
+    assert len(loader) == len(sizes)
+
+
+def test_a_batch_of_one_has_no_negatives():
+    with pytest.raises(ValueError, match="toy: a batch of one has no negatives"): batches(toy(), VOCABULARY, 1)
+    with pytest.raises(ValueError, match="no negatives"): batches(ImageCaptions(FEATURES[:1], ["a dog"], [0]), VOCABULARY, 8)
+
+
+def read_row(rows, i, queue): queue.put((rows[i], rows._opened[0]))
+
+
+@pytest.mark.parametrize("layout", ["npy", "h5"])
+def test_rows_travel_to_other_processes(tmp_path, layout):
+    write_scan(tmp_path)
+    convert(tmp_path, tmp_path, progress=False)
+    rows = Rows(tmp_path / "train_ims.npy") if layout == "npy" else Rows(tmp_path / "train.h5", "features")
+    rows[0]                                                       # open here
+    assert len(pickle.dumps(rows)) < 1000
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(rows))[2], FEATURES[2])
+    for index in (-1, slice(None), slice(1, 6, 2), slice(4, 99), [3, 0, 3], np.array([5])): np.testing.assert_array_equal(rows[index], FEATURES[index])
+    assert rows[[]].shape == (0, M, F)
+    for index in (N, -N - 1):
+        with pytest.raises(IndexError, match=f"of {N} in"): rows[index]
+    if "fork" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("fork")
+        queue = context.Queue()
+        process = context.Process(target=read_row, args=(rows, 4, queue))
+        process.start()
+        row, opened_by = queue.get(timeout=20)
+        np.testing.assert_array_equal(row, FEATURES[4])
+        assert opened_by == process.pid                           # it did not use the handle that came with the fork
+        process.join()
