@@ -127,7 +127,7 @@ def fitting(data: Path, device: str | None) -> str:
 
     from cmr.data import open_split
     split = open_split(data, "train")
-    if (data / "train_scenes.json").is_file() or split.region_dim < 512: return "scenes"
+    if (data / "train_scenes.json").is_file(): return "scenes"
     if device == "cpu" or not torch.cuda.is_available(): return "f8k-small"
     return next((name for name, images in (("imram-coco", 100_000), ("imram-f30k", 20_000)) if split.n_images >= images), "imram-f8k")
 

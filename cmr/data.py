@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'EXPECTED', 'Rows', 'read_captions', 'repeats', 'ImageCaptions', 'check_finite', 'write_split', 'splits',
-           'open_split', 'convert', 'Karpathy', 'read_karpathy', 'convert_karpathy', 'check_vocabulary', 'Batch', 'pad',
-           'collate', 'CaptionPairs', 'batches']
+           'open_split', 'convert', 'Karpathy', 'read_karpathy', 'convert_karpathy', 'make_scenes', 'check_vocabulary',
+           'Batch', 'pad', 'collate', 'CaptionPairs', 'batches']
 
 # %% ../nbs/06_data.ipynb #aee23c5a
 import json
@@ -24,6 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from .captions import Vocabulary, unknown_share, whole_file
+from .regions import encode_pictures, load_detector
+from .scenes import draw, make_split, save_entries
 
 # %% ../nbs/06_data.ipynb #5106e341
 def _open_npy(path: Path) -> ndarray:
@@ -440,6 +442,28 @@ def _places(split: Karpathy, rows: Rows, wanted: ndarray, ids, json_path) -> nda
     found = [place.get(name, place.get(Path(name).stem)) for name in split.ids]
     if None in found: raise ValueError(f"{ids} does not name {split.ids[found.index(None)]}, an image of {json_path}")
     return np.array(found)
+
+# %% ../nbs/06_data.ipynb #ms000002
+def make_scenes(
+    folder,                                                  # where to write
+    seed: int = 0,                                           # another seed is another world
+    counts: dict = {"train": 3000, "dev": 500, "test": 500}, # pictures of each split
+    progress: bool = True,                                   # show bars with time left
+) -> list[Path]:                                             # the HDF5 files
+    "Draw the built-in world and encode it: {split}.h5, {split}_pictures.npy and {split}_scenes.json for each split."
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    detector = load_detector()
+    for split, count in counts.items():
+        entries = make_split(split, count, seed, progress)
+        pictures = np.stack([draw(e.scene) for e in tqdm(entries, desc=f"{split}: drawing", delay=2, disable=not progress)])
+        features, boxes = encode_pictures(pictures, detector, progress=progress)
+        with whole_file(folder / f"{split}_pictures.npy") as partial, open(partial, "wb") as file: np.save(file, pictures)
+        save_entries(entries, folder / f"{split}_scenes.json")
+        owner = np.repeat(np.arange(count), [len(e.captions) for e in entries])
+        captions = [c.text for e in entries for c in e.captions]
+        write_split(folder / f"{split}.h5", features, captions, owner, ids=[f"{split}-{i}" for i in range(count)], boxes=boxes)
+    return [folder / f"{split}.h5" for split in counts]
 
 # %% ../nbs/06_data.ipynb #6d663170
 def _encode(self,

@@ -61,11 +61,13 @@ def match_steps(
     query: Fragments,    # (Q, q, d)
     response: Fragments, # (R, r, d)
     steps: int = 3,      # K
+    paired: bool = False, # query p meets response p only: R = P and Q = 1 in what comes out
 ) -> Iterator[Step]:
     "Go through the K steps one after the other (IMRAM Eq. 9 and 11); after the last one nothing is updated."
-    x = original = query.values[None]
+    values, mask = (query.values[:, None], query.mask[:, None]) if paired else (query.values[None], query.mask)
+    x = original = values
     for k in range(steps):
-        context, weights = ram.look(x, response.values, query.mask, response.mask)
+        context, weights = ram.look(x, response.values, mask, response.mask)
         yield Step(x, context, weights, fragment_scores(original, context))
         if k + 1 < steps: x = ram.update(x, context)
 
@@ -74,9 +76,11 @@ def direction_scores(
     query: Fragments,    # (Q, q, d)
     response: Fragments, # (R, r, d)
     steps: int = 3,      # K
-) -> Tensor:             # (K, R, Q)
+    paired: bool = False, # query p meets response p only
+) -> Tensor:             # (K, R, Q), or (K, P, 1) of pairs
     "One direction's score at each step: the mean over a query's real fragments (one term of IMRAM Eq. 10)."
-    return torch.stack([pool(step.scores, query.mask) for step in match_steps(ram, query, response, steps)])
+    mask = query.mask[:, None] if paired else query.mask
+    return torch.stack([pool(step.scores, mask) for step in match_steps(ram, query, response, steps, paired)])
 
 # %% ../nbs/13_imram.ipynb #8e326b83
 DIRECTIONS = {"full": ("image", "text"), "image": ("image",), "text": ("text",)}  # who asks
@@ -125,6 +129,11 @@ class IMRAM(AttentionMatcher):
     def score(self, images, captions):
         "The sum over the steps: (I, C) (Eq. 12)."
         return self.step_scores(images, captions).sum(0)
+
+    def score_pairs(self, images, captions):
+        "Image p with caption p only: (P,)."
+        sides = {"image": (images, captions), "text": (captions, images)}
+        return sum(direction_scores(ram, *sides[side], self.steps, paired=True).sum(0)[:, 0] for side, ram in self.ram.items())
 
     @classmethod
     def from_released(cls, state_dict, steps=3, direction="full", inverse_temperature=9.0, renormalise=False):

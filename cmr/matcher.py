@@ -139,10 +139,6 @@ class VSE(Matcher):
         "All cosines (I, C) as one matrix product: both sides have length one already."
         return images.values[:, 0] @ captions.values[:, 0].T
 
-    def score_pairs(self, images: Fragments, captions: Fragments) -> Tensor:
-        "The cosine of image p with caption p: (P,)."
-        return (images.values[:, 0] * captions.values[:, 0]).sum(-1)
-
     def floats_per_pair(self, m: int, n: int) -> int:
         "The score itself, and nothing else."
         return 1

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from .scenes import COLOURS, PATTERNS, SHAPES, SIZE, SIZES, Scene
 
-# %% ../nbs/04_regions.ipynb #b9b35565
+# %% ../nbs/04_regions.ipynb #d4cc27d3
 WINDOW, STRIDE, LEVELS = 24, 4, (1, 1.5, 2)     # pixels of a crop; grid step; how many times each level shrinks the picture
 REGIONS = 36                                    # regions kept of a picture, as in the papers
 NAMES = {"shape": SHAPES, "colour": tuple(COLOURS), "size": tuple(SIZES), "pattern": PATTERNS}
@@ -35,7 +35,7 @@ def as_input(
     pictures = np.asarray(pictures)
     if pictures.dtype != np.uint8 or pictures.shape[1:] != (SIZE, SIZE, 3):
         raise ValueError(f"pictures must be uint8 (B, {SIZE}, {SIZE}, 3) as cmr.scenes.draw makes them, but are {pictures.dtype} {pictures.shape}")
-    return torch.tensor(pictures).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(np.array(pictures, order="C")).permute(0, 3, 1, 2).float() / 255
 
 def pyramid(
     pictures: Tensor, # (B, 3, 128, 128) in 0..1
@@ -43,7 +43,7 @@ def pyramid(
     "The pictures shrunk 1, 1.5 and 2 times: one window size then sees three scales."
     return [F.interpolate(pictures, size=int(SIZE / level), mode="area") if level > 1 else pictures for level in LEVELS]
 
-# %% ../nbs/04_regions.ipynb #e227767e
+# %% ../nbs/04_regions.ipynb #171badb8
 def windows_across(
     level: float, # how many times the picture is shrunk
 ) -> int:         # windows side by side
@@ -59,7 +59,6 @@ def grid_boxes() -> Tensor: # (W, 4) x1, y1, x2, y2 in pixels of the picture
         boxes.append(torch.stack([x, y, x + WINDOW * level, y + WINDOW * level], -1).reshape(-1, 4))
     return torch.cat(boxes)
 
-# %% ../nbs/04_regions.ipynb #69c1dd6a
 def cut_windows(
     picture: Tensor, # (3, 128, 128) in 0..1
     windows: Tensor, # (N,) window numbers, as grid_boxes counts them
@@ -75,7 +74,7 @@ def cut_windows(
         start += across ** 2
     return crops
 
-# %% ../nbs/04_regions.ipynb #72b9576a
+# %% ../nbs/04_regions.ipynb #84bdb3a0
 class Detector(nn.Module):
     "A small CNN that says of a 24 x 24 crop whether it frames an object, and its shape, colour, size and pattern."
 
@@ -93,7 +92,7 @@ class Detector(nn.Module):
         hidden = self.trunk(crops - 0.5)
         return hidden, {k: head(hidden) for k, head in self.heads.items()}
 
-# %% ../nbs/04_regions.ipynb #5d7f7636
+# %% ../nbs/04_regions.ipynb #cc295067
 def _slide(
     self,
     pictures: Tensor, # (B, 3, 128, 128) in 0..1
@@ -105,7 +104,7 @@ def _slide(
 
 Detector.slide = _slide
 
-# %% ../nbs/04_regions.ipynb #5c07c195
+# %% ../nbs/04_regions.ipynb #c6530810
 def box_iou(
     a: Tensor, # (A, 4) x1, y1, x2, y2
     b: Tensor, # (B, 4)
@@ -116,7 +115,7 @@ def box_iou(
     area_a, area_b = ((x[:, 2:] - x[:, :2]).prod(-1) for x in (a, b))
     return shared / (area_a[:, None] + area_b[None] - shared)
 
-# %% ../nbs/04_regions.ipynb #b8777d4a
+# %% ../nbs/04_regions.ipynb #b494f304
 def thing_boxes(
     scene: Scene,
 ) -> Tensor: # (things, 4) x1, y1, x2, y2 in pixels
@@ -142,7 +141,7 @@ def label_windows(
     quality = frame_quality(scene, boxes)
     return quality.argmax(1), quality.amax(1)
 
-# %% ../nbs/04_regions.ipynb #3ef4aa4a
+# %% ../nbs/04_regions.ipynb #c038714b
 def pick_windows(
     quality: Tensor, # (W,) how well each window frames anything
     each: int,       # windows to pick
@@ -171,7 +170,7 @@ def sample_crops(
             labels[key].append(torch.tensor([names.index(getattr(t, key)) for t in entry.scene.things])[best[pick]])
     return torch.cat(crops), {k: torch.cat(v) for k, v in labels.items()}, torch.cat(quality)
 
-# %% ../nbs/04_regions.ipynb #556700db
+# %% ../nbs/04_regions.ipynb #84a5e48a
 def detector_loss(
     answers: dict,   # of each head, (B, names, 1, 1)
     labels: dict,    # {name: (B,)} what the nearest thing is
@@ -184,7 +183,7 @@ def detector_loss(
     for key, target in labels.items(): loss = loss + F.cross_entropy(answers[key].flatten(1)[framed], target[framed])
     return loss
 
-# %% ../nbs/04_regions.ipynb #d6fc51ab
+# %% ../nbs/04_regions.ipynb #d6d0a49b
 def train_detector(
     entries: list,        # I entries of a split
     pictures: np.ndarray, # (I, 128, 128, 3) uint8
@@ -212,7 +211,7 @@ def train_detector(
     bar.close()
     return model.eval()
 
-# %% ../nbs/04_regions.ipynb #5a20cd56
+# %% ../nbs/04_regions.ipynb #d595acf5
 WEIGHTS = Path(str(files("cmr") / "weights" / "detector.safetensors"))      # trained on 1,500 scenes; ships with the package
 
 def save_detector(
@@ -235,11 +234,11 @@ def load_detector(
         state = safetensors.torch.load_file(path)
         model = Detector(len(state["trunk.6.weight"]))
         model.load_state_dict(state)
-    except (SafetensorError, KeyError, RuntimeError) as problem:
+    except (SafetensorError, KeyError, TypeError, RuntimeError) as problem:
         raise ValueError(f"{path}: not a detector's weights, or only a part of them ({problem}). Copy the file again, or write it with save_detector") from problem
     return model.eval()
 
-# %% ../nbs/04_regions.ipynb #13a2a9a5
+# %% ../nbs/04_regions.ipynb #277f9b02
 def keep_best(
     scores: Tensor,         # (..., W) that a window frames an object
     overlaps: Tensor,       # (W, W) of the windows, as box_iou gives them
@@ -257,7 +256,7 @@ def keep_best(
         left = left.masked_fill(rivals[best], -torch.inf)
     return torch.stack(kept, -1)
 
-# %% ../nbs/04_regions.ipynb #db087164
+# %% ../nbs/04_regions.ipynb #3069707d
 def box_geometry(
     boxes: Tensor, # (..., 4) x1, y1, x2, y2 in 0..1
 ) -> Tensor:       # (..., 8) corners, centre, width and height
@@ -286,7 +285,7 @@ def encode_pictures(
     bar.close()
     return torch.cat(features).numpy(), torch.cat(boxes).numpy()
 
-# %% ../nbs/04_regions.ipynb #19e4b3fe
+# %% ../nbs/04_regions.ipynb #44d71a2c
 @torch.no_grad()
 def name_regions(
     features: np.ndarray,             # (..., width + 8), or only the first `width` numbers

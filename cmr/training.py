@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['RECIPES', 'FREE', 'COLUMNS', 'Recipe', 'check_recipe', 'step_size', 'accepted', 'build', 'for_matcher', 'evaluate',
            'chance', 'make_accelerator', 'repeatable', 'Standing', 'check_splits', 'data_fingerprint', 'Run',
-           'train_step', 'Interrupt', 'write_checkpoint', 'begin', 'read_checkpoint', 'check_same', 'restore',
-           'train_epoch', 'end_epoch', 'write_metrics', 'finished', 'curves', 'summary', 'check_out', 'write_recipe',
-           'read_recipe', 'train', 'loop']
+           'looked_at', 'batch_scores', 'train_step', 'Interrupt', 'write_checkpoint', 'begin', 'read_checkpoint',
+           'check_same', 'restore', 'train_epoch', 'end_epoch', 'write_metrics', 'finished', 'curves', 'summary',
+           'check_out', 'write_recipe', 'read_recipe', 'train', 'loop']
 
 # %% ../nbs/10_training.ipynb #bd964c81
 import csv
@@ -109,9 +109,9 @@ RECIPES = {recipe.name: recipe for recipe in (
     Recipe("imram-coco", args={**_full, "inverse_temperature": 11.0}, epochs=20, lr=5e-4, decay_every=10),
     Recipe("imram-f8k", args={**_full, "inverse_temperature": 9.0}),
     Recipe("f8k-small", args={**_full, "embed_dim": 128, "word_dim": 100, "steps": 2, "direction": "text", "inverse_temperature": 9.0},
-           epochs=8, batch_size=64, lr=1e-3, decay_every=5, warmup_steps=300),
-    Recipe("scenes", args={"embed_dim": 64, "word_dim": 32, "steps": 3, "direction": "full", "inverse_temperature": 9.0},
-           epochs=12, batch_size=32, lr=2e-3, decay_every=8, warmup_steps=300, min_count=2, standardise=True, save_every=1.0),
+           epochs=8, batch_size=64, lr=1e-3, decay_every=6, warmup_steps=200, standardise=True),
+    Recipe("scenes", args={"embed_dim": 64, "word_dim": 64, "steps": 3, "direction": "text", "inverse_temperature": 9.0},
+           epochs=8, batch_size=32, lr=2e-3, decay_every=6, warmup_steps=200, min_count=1, standardise=True, save_every=1.0),
 )}
 
 def for_matcher(
@@ -235,6 +235,30 @@ class Run:
     def checkpoint(self) -> Path: return self.out / "last" / "training.pt"
 
 # %% ../nbs/10_training.ipynb #0a6e50fa
+def looked_at(
+    scores: Tensor,     # (B, B) images by captions
+    same_image: Tensor, # (B, B) bool, True where the caption belongs to the image
+) -> tuple[Tensor, Tensor]: # rows and columns of at most 3 B pairs, each once
+    "The pairs whose score the hardest-negative loss can depend on (Eq. 13): the diagonal and each row's and column's hardest rival."
+    rivals, n = scores.masked_fill(same_image, -torch.inf), torch.arange(len(scores), device=scores.device)
+    rows, columns = torch.cat([n, n, rivals.argmax(0)]), torch.cat([n, rivals.argmax(1), n])
+    pairs = (rows * len(scores) + columns).unique()
+    return pairs // len(scores), pairs % len(scores)
+
+def batch_scores(
+    model: Matcher,
+    batch: Batch,
+    negatives: str = "hardest", # what the loss will look at
+) -> Tensor:                    # (B, B); with "hardest", pairs that the loss does not look at are moved down by 1 and have no gradient
+    "Score a batch, with a graph only for the pairs that the loss looks at, if the matcher has its own `score_pairs`."
+    images, captions = model.encode_images(batch.features, batch.mask), model.encode_captions(batch.tokens, batch.lengths)
+    if negatives == "all" or type(model).score_pairs is Matcher.score_pairs: return model.score(images, captions)
+    with torch.no_grad(): scores = model.score(images, captions)
+    rows, columns = looked_at(scores, batch.same_image)
+    again = model.score_pairs(images[rows], captions[columns])
+    return (scores - 1).to(again.dtype).index_put((rows, columns), again)
+
+# %% ../nbs/10_training.ipynb #0a6e5002
 def train_step(
     run: Run,
     batch: Batch,
@@ -242,7 +266,10 @@ def train_step(
     "Forward, loss, backward, clip, update. ValueError where loss or gradient stops being a number; the weights are not touched then."
     recipe, batch = run.recipe, batch.to(run.accelerator.device)
     negatives = "all" if run.at.step < recipe.warmup_steps else recipe.negatives
-    try: loss = triplet(run.model(batch.features, batch.tokens, batch.lengths, batch.mask), recipe.margin, negatives, batch.same_image)
+    try:
+        with run.accelerator.autocast(): scores = batch_scores(run.bare, batch, negatives)
+        loss = triplet(scores, recipe.margin, negatives, batch.same_image)
+        if negatives != recipe.negatives: loss = loss / (len(batch) - 1)
     except ValueError as problem: raise ValueError(f"step {run.at.step + 1}, {run.train.source}: {problem}{_kept(run)}") from problem
     run.optimiser.zero_grad()
     run.accelerator.backward(loss)

@@ -15,7 +15,7 @@ import cmr.training
 from cmr.cli import app, fitting
 from cmr.data import open_split, write_split
 
-QUICK = ["--epochs", "1", "--batch-size", "8", "--embed-dim", "8", "--device", "cpu"]
+QUICK = ["--recipe", "scenes", "--epochs", "1", "--batch-size", "8", "--embed-dim", "8", "--device", "cpu"]
 
 
 def call(*words, code: int = 0) -> str:
@@ -104,7 +104,11 @@ def test_without_data_the_scenes_are_drawn_once(tmp_path, monkeypatch):
 
 
 def test_recipe_fits_the_data(world, tmp_path, monkeypatch):
-    assert fitting(world, "cpu") == "scenes"
+    (tmp_path / "drawn").mkdir()
+    write_world(tmp_path / "drawn")
+    assert fitting(tmp_path / "drawn", "cpu") == "f8k-small"
+    (tmp_path / "drawn" / "train_scenes.json").write_text("[]")
+    assert fitting(tmp_path / "drawn", "cpu") == "scenes"
     captions, images = ["a dog"] * 4, np.arange(4)
     write_split(tmp_path / "train.h5", np.zeros((4, 2, 512), "float32"), captions, images)
     assert fitting(tmp_path, "cpu") == "f8k-small"
