@@ -27,15 +27,15 @@ quickstart: $(BIN)/cmr data ## install, make the data, train IMRAM, print R@K, w
 	@echo "The curves of loss and recall are in runs/quickstart/curves.png"
 
 test: $(BIN)/cmr data       ## install, run every notebook, then pytest
-	$(BIN)/nbdev-test --n-workers 2
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 lab: $(BIN)/cmr data        ## open the course in JupyterLab
 	$(BIN)/jupyter lab nbs
 
 notebooks: $(BIN)/cmr data  ## run the notebooks and write their outputs and the package
 	$(BIN)/nbdev-export
-	$(BIN)/nbdev-test --n-workers 2 --save
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --save
 	$(BIN)/nbdev-clean
 
 clean:           ## remove what was built, not the data or the runs

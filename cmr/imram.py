@@ -48,7 +48,7 @@ class RAM(nn.Module):
         context, _ = self.look(x, y, x_mask, y_mask)
         return context, self.update(x, context)
 
-# %% ../nbs/13_imram.ipynb #d7e03b3d
+# %% ../nbs/13_imram.ipynb #436e17fc
 class Step(NamedTuple):
     "What one step of matching leaves behind, for every query against every response."
     query: Tensor    # (R or 1, Q, q, d) what was asked with, x_{k-1}
@@ -97,7 +97,7 @@ def released_modules(
         else: ignore += tuple(parts.values())
     return modules, ignore
 
-# %% ../nbs/13_imram.ipynb #33cf04d5
+# %% ../nbs/13_imram.ipynb #730d4d43
 class IMRAM(AttentionMatcher):
     "Iterative matching with recurrent attention memory (Chen et al. 2020)."
     def __init__(
