@@ -151,7 +151,7 @@ class AttentionMatcher(Matcher):
 
 MATCHERS.pop("attentionmatcher")  # a base, not a matcher to be asked for by name
 
-# %% ../nbs/11_attention.ipynb #a29793e4
+# %% ../nbs/11_attention.ipynb #bfae4814
 class SCAN(AttentionMatcher):
     "Stacked cross attention: one step of attention, then pooling (Lee et al. 2018)."
     def __init__(
@@ -189,9 +189,8 @@ class SCAN(AttentionMatcher):
     @classmethod
     def from_released(cls, state_dict, direction="text", pooling="mean", inverse_temperature=9.0, lse_temperature=6.0):
         "The authors' SCAN from their state dict (img_enc.fc.*, txt_enc.embed.*, txt_enc.rnn.*), in the dtype of the weights."
-        modules = {**RELEASED_TEXT, "image_encoder.project": "img_enc.fc"}
-        return build_released(cls, state_dict, modules, direction=direction, pooling=pooling,
-                              inverse_temperature=inverse_temperature, lse_temperature=lse_temperature)
+        options = dict(direction=direction, pooling=pooling, inverse_temperature=inverse_temperature, lse_temperature=lse_temperature)
+        return build_released(cls, state_dict, {**RELEASED_TEXT, "image_encoder.project": "img_enc.fc"}, **options)
 
 # %% ../nbs/11_attention.ipynb #39a253bd
 RELEASED_TEXT = {"text_encoder.embed": "txt_enc.embed", "text_encoder.gru": "txt_enc.rnn"}  # our module: the authors' name

@@ -48,7 +48,7 @@ class RAM(nn.Module):
         context, _ = self.look(x, y, x_mask, y_mask)
         return context, self.update(x, context)
 
-# %% ../nbs/13_imram.ipynb #436e17fc
+# %% ../nbs/13_imram.ipynb #48bb52ca
 class Step(NamedTuple):
     "What one step of matching leaves behind, for every query against every response."
     query: Tensor    # (R or 1, Q, q, d) what was asked with, x_{k-1}
@@ -73,14 +73,15 @@ def match_steps(
 
 def direction_scores(
     ram: RAM,            # the direction's block
-    query: Fragments,    # (Q, q, d)
-    response: Fragments, # (R, r, d)
+    images: Fragments,   # (I, m, d)
+    captions: Fragments, # (C, n, d)
+    side: str = "text",  # who asks: "text" words, "image" regions
     steps: int = 3,      # K
-    paired: bool = False, # query p meets response p only
-) -> Tensor:             # (K, R, Q), or (K, P, 1) of pairs
+) -> Tensor:             # (K, I, C)
     "One direction's score at each step: the mean over a query's real fragments (one term of IMRAM Eq. 10)."
-    mask = query.mask[:, None] if paired else query.mask
-    return torch.stack([pool(step.scores, mask) for step in match_steps(ram, query, response, steps, paired)])
+    query, response = (captions, images) if side == "text" else (images, captions)
+    found = torch.stack([pool(step.scores, query.mask) for step in match_steps(ram, query, response, steps)])
+    return found if side == "text" else found.transpose(1, 2)
 
 # %% ../nbs/13_imram.ipynb #8e326b83
 DIRECTIONS = {"full": ("image", "text"), "image": ("image",), "text": ("text",)}  # who asks
@@ -97,7 +98,7 @@ def released_modules(
         else: ignore += tuple(parts.values())
     return modules, ignore
 
-# %% ../nbs/13_imram.ipynb #730d4d43
+# %% ../nbs/13_imram.ipynb #af8497ca
 class IMRAM(AttentionMatcher):
     "Iterative matching with recurrent attention memory (Chen et al. 2020)."
     def __init__(
@@ -122,21 +123,12 @@ class IMRAM(AttentionMatcher):
 
     def step_scores(self, images, captions):
         "Every step's score of every image (I, m, d) with every caption (C, n, d): (K, I, C) (Eq. 10)."
-        parts = {"image": lambda ram: direction_scores(ram, images, captions, self.steps).transpose(1, 2),
-                 "text": lambda ram: direction_scores(ram, captions, images, self.steps)}
-        return sum(parts[side](ram) for side, ram in self.ram.items())
+        return sum(direction_scores(ram, images, captions, side, self.steps) for side, ram in self.ram.items())
 
-    def score(self, images, captions):
-        "The sum over the steps: (I, C) (Eq. 12)."
-        return self.step_scores(images, captions).sum(0)
-
-    def score_pairs(self, images, captions):
-        "Image p with caption p only: (P,)."
-        sides = {"image": (images, captions), "text": (captions, images)}
-        return sum(direction_scores(ram, *sides[side], self.steps, paired=True).sum(0)[:, 0] for side, ram in self.ram.items())
+    def score(self, images, captions): return self.step_scores(images, captions).sum(0) # (I, C), Eq. 12
 
     @classmethod
     def from_released(cls, state_dict, steps=3, direction="full", inverse_temperature=9.0, renormalise=False):
         "The authors' model from their state dict (img_enc.fc_local.*, txt_enc.*, linear_t2i.*, ...), in the dtype of the weights."
-        return build_released(cls, state_dict, *released_modules(steps, direction), steps=steps, direction=direction,
-                              inverse_temperature=inverse_temperature, renormalise=renormalise)
+        options = dict(steps=steps, direction=direction, inverse_temperature=inverse_temperature, renormalise=renormalise)
+        return build_released(cls, state_dict, *released_modules(steps, direction), **options)

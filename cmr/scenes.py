@@ -44,9 +44,9 @@ def turn(
     points: np.ndarray, # (n, 2) pixels
     degrees: float,     # clockwise on the screen, where y points down
 ) -> np.ndarray:        # (n, 2)
-    "Rotate points about the origin."
+    "Rotate points about the origin. Rounded, so that the last bit of a machine's sine decides nothing."
     a = math.radians(degrees)
-    return points @ np.array([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]])
+    return np.round(points @ np.array([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]]), 9)
 
 def around(
     radii: list,          # n distances from the origin

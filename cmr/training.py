@@ -111,7 +111,7 @@ RECIPES = {recipe.name: recipe for recipe in (
     Recipe("f8k-small", args={**_full, "embed_dim": 128, "word_dim": 100, "steps": 2, "direction": "text", "inverse_temperature": 9.0},
            epochs=8, batch_size=64, lr=1e-3, decay_every=6, warmup_steps=200, standardise=True),
     Recipe("scenes", args={"embed_dim": 64, "word_dim": 64, "steps": 3, "direction": "text", "inverse_temperature": 9.0},
-           epochs=8, batch_size=32, lr=2e-3, decay_every=6, min_count=1, standardise=True, save_every=1.0),
+           epochs=5, batch_size=32, lr=2e-3, decay_every=4, min_count=1, standardise=True, save_every=1.0),
 )}
 
 def for_matcher(
