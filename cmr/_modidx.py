@@ -123,6 +123,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'cmr.imram.IMRAM.__init__': ('imram.html#imram.__init__', 'cmr/imram.py'),
                            'cmr.imram.IMRAM.from_released': ('imram.html#imram.from_released', 'cmr/imram.py'),
                            'cmr.imram.IMRAM.score': ('imram.html#imram.score', 'cmr/imram.py'),
+                           'cmr.imram.IMRAM.score_pairs': ('imram.html#imram.score_pairs', 'cmr/imram.py'),
                            'cmr.imram.IMRAM.step_scores': ('imram.html#imram.step_scores', 'cmr/imram.py'),
                            'cmr.imram.RAM': ('imram.html#ram', 'cmr/imram.py'),
                            'cmr.imram.RAM.__init__': ('imram.html#ram.__init__', 'cmr/imram.py'),

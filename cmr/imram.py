@@ -77,10 +77,13 @@ def direction_scores(
     captions: Fragments, # (C, n, d)
     side: str = "text",  # who asks: "text" words, "image" regions
     steps: int = 3,      # K
-) -> Tensor:             # (K, I, C)
+    paired: bool = False, # image p meets caption p only
+) -> Tensor:             # (K, I, C), or (K, P) of pairs
     "One direction's score at each step: the mean over a query's real fragments (one term of IMRAM Eq. 10)."
     query, response = (captions, images) if side == "text" else (images, captions)
-    found = torch.stack([pool(step.scores, query.mask) for step in match_steps(ram, query, response, steps)])
+    mask = query.mask[:, None] if paired else query.mask
+    found = torch.stack([pool(step.scores, mask) for step in match_steps(ram, query, response, steps, paired)])
+    if paired: return found[..., 0]
     return found if side == "text" else found.transpose(1, 2)
 
 # %% ../nbs/13_imram.ipynb #8e326b83
@@ -126,6 +129,9 @@ class IMRAM(AttentionMatcher):
         return sum(direction_scores(ram, images, captions, side, self.steps) for side, ram in self.ram.items())
 
     def score(self, images, captions): return self.step_scores(images, captions).sum(0) # (I, C), Eq. 12
+
+    def score_pairs(self, images, captions): # (P,): image p with caption p only
+        return sum(direction_scores(ram, images, captions, side, self.steps, True) for side, ram in self.ram.items()).sum(0)
 
     @classmethod
     def from_released(cls, state_dict, steps=3, direction="full", inverse_temperature=9.0, renormalise=False):
