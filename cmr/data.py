@@ -447,13 +447,14 @@ def _places(split: Karpathy, rows: Rows, wanted: ndarray, ids, json_path) -> nda
 def make_scenes(
     folder,                                                  # where to write
     seed: int = 0,                                           # another seed is another world
-    counts: dict = {"train": 3000, "dev": 500, "test": 500}, # pictures of each split
+    counts: dict | None = None, # pictures of each split; None: train 3,000, dev 500, test 500
     progress: bool = True,                                   # show bars with time left
 ) -> list[Path]:                                             # the HDF5 files
     "Draw the built-in world and encode it: {split}.h5, {split}_pictures.npy and {split}_scenes.json for each split."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     detector = load_detector()
+    counts = counts or {"train": 3000, "dev": 500, "test": 500}
     for split, count in counts.items():
         entries = make_split(split, count, seed, progress)
         pictures = np.stack([draw(e.scene) for e in tqdm(entries, desc=f"{split}: drawing", delay=2, disable=not progress)])

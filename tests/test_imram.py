@@ -135,3 +135,22 @@ def test_wrong_arguments_are_named(wrong):
     with pytest.raises(ValueError, match=name): IMRAM(3, 9, 4, 3, **wrong)
     if name != "memory": return
     with pytest.raises(ValueError, match=name): IMRAM(3, 9, 4, 3, steps=1, **wrong)
+
+
+@pytest.mark.parametrize("direction,variant,steps", list(itertools.product(DIRECTIONS, ("paper", "released"), (1, 3))))
+def test_pairs_are_the_diagonal_of_all_pairs(sides, direction, variant, steps):
+    (images, _), (captions, _) = sides
+    model = build(direction=direction, variant=variant, steps=steps)
+    i, c = torch.tensor([0, 2, 2, 1]), torch.tensor([1, 1, 0, 2])
+    same(model.score_pairs(images[i], captions[c]), model.score(images, captions)[i, c])
+
+
+def test_one_step_of_words_is_scan():
+    from cmr.attention import SCAN
+    torch.manual_seed(0)
+    scan = SCAN(3, 9, 4, 3, direction="text", pooling="mean").double()
+    torch.manual_seed(0)
+    imram = IMRAM(3, 9, 4, 3, steps=1, direction="text").double()
+    assert all(torch.equal(a, b) for a, b in zip(scan.parameters(), imram.parameters())) and len(list(scan.parameters())) == len(list(imram.parameters()))
+    features, tokens, lengths = torch.randn(2, 4, 3).double(), torch.tensor([[4, 5, 6], [7, 8, 0]]), torch.tensor([3, 2])
+    same(scan(features, tokens, lengths), imram(features, tokens, lengths))
