@@ -10,6 +10,10 @@ from typing import Annotated
 
 import typer
 
+# Threads that wait sleep instead of spinning: on a machine that does other work too, spinning costs several times what it saves.
+# Set before torch is imported; a value that is set already stays.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False,
                   context_settings={"help_option_names": ["-h", "--help"]})
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Make the built-in data, or convert published data.")
