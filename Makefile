@@ -28,7 +28,7 @@ quickstart: $(BIN)/cmr data ## install, make the data, train IMRAM, print R@K, w
 
 test: $(BIN)/cmr data       ## install, run every notebook, then pytest
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests
 
 lab: $(BIN)/cmr data        ## open the course in JupyterLab
 	$(BIN)/jupyter lab nbs

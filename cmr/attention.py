@@ -136,9 +136,13 @@ class AttentionMatcher(Matcher):
         self.image_encoder = RegionEncoder(region_dim, embed_dim, normalise=paper)
         self.text_encoder = WordEncoder(vocab_size, embed_dim, word_dim, normalise=paper, bidirectional=bidirectional)
 
-    def encode_images(self, features, mask=None): return self.unit(super().encode_images(features, mask))
+    def encode_images(self, features, mask=None):
+        "Regions (B, m, f) and their mask (B, m) as unit vectors (IMRAM Eq. 1)."
+        return self.unit(super().encode_images(features, mask))
 
-    def encode_captions(self, tokens, lengths): return self.unit(super().encode_captions(tokens, lengths))
+    def encode_captions(self, tokens, lengths):
+        "Words (B, n) as unit vectors (IMRAM Eq. 2)."
+        return self.unit(super().encode_captions(tokens, lengths))
 
     def unit(self, fragments):
         "The released code's own normalisation, where that variant was asked for."

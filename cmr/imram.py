@@ -128,9 +128,12 @@ class IMRAM(AttentionMatcher):
         "Every step's score of every image (I, m, d) with every caption (C, n, d): (K, I, C) (Eq. 10)."
         return sum(direction_scores(ram, images, captions, side, self.steps) for side, ram in self.ram.items())
 
-    def score(self, images, captions): return self.step_scores(images, captions).sum(0) # (I, C), Eq. 12
+    def score(self, images, captions):
+        "The sum over the steps: (I, C) (Eq. 12)."
+        return self.step_scores(images, captions).sum(0)
 
-    def score_pairs(self, images, captions): # (P,): image p with caption p only
+    def score_pairs(self, images, captions):
+        "Image p with caption p only: (P,) (Eq. 12)."
         return sum(direction_scores(ram, images, captions, side, self.steps, True) for side, ram in self.ram.items()).sum(0)
 
     @classmethod
