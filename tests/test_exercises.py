@@ -15,7 +15,20 @@ from types import CodeType, ModuleType
 import matplotlib.pyplot as plt
 import pytest
 
+from cmr.matcher import MATCHERS
+
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "nbs").glob("[0-9]*.ipynb"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def matchers_as_before():
+    "Matchers that notebooks define are registered like all others; other tests must not find them."
+    before = dict(MATCHERS)
+    yield
+    MATCHERS.clear()
+    MATCHERS.update(before)
+
+
 MARK = re.compile(r"^#\| *exercise: *(\S+)", re.MULTILINE)
 
 
