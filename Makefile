@@ -22,7 +22,7 @@ data: data/scenes/test.h5   ## draw the built-in world and encode it
 
 quickstart: $(BIN)/cmr data ## install, make the data, train IMRAM, print R@K, write a figure
 	@if [ -f runs/quickstart/last/training.pt ]; then $(BIN)/cmr train --resume --out runs/quickstart; \
-	else $(BIN)/cmr train --recipe scenes --out runs/quickstart; fi
+	else $(BIN)/cmr train --recipe scenes --epochs 3 --out runs/quickstart; fi
 	$(BIN)/cmr evaluate runs/quickstart
 	@echo "The curves of loss and recall are in runs/quickstart/curves.png"
 
