@@ -5,18 +5,22 @@
 # %% ../nbs/11_attention.ipynb #bca1451d
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn.functional import leaky_relu, linear
 
 from .encoders import Fragments, RegionEncoder, WordEncoder
+from .engine import Recurrence, Recurrences, floats_needed
+from .engine import score as engine_score
 from .matcher import MATCHERS, Matcher
 from .similarity import l2_normalize
 
 # %% auto #0
-__all__ = ['VARIANTS', 'POOLINGS', 'RELEASED_TEXT', 'inverse_length', 'released_normalize', 'similarities', 'sharpen', 'attend',
-           'fragment_scores', 'one_of', 'positive', 'pool', 'AttentionMatcher', 'SCAN', 'rename', 'released_weights',
-           'build_released']
+__all__ = ['VARIANTS', 'POOLINGS', 'RELEASED_TEXT', 'inverse_length', 'released_normalize', 'similarities', 'clip', 'sharpen',
+           'attend', 'fragment_scores', 'one_of', 'positive', 'pool', 'AttentionMatcher', 'SCAN', 'rename',
+           'released_weights', 'build_released']
 
 # %% ../nbs/11_attention.ipynb #9fa033ca
 def inverse_length(
@@ -34,7 +38,6 @@ def released_normalize(
     "Scale to unit length as the authors' released code does, but with a gradient that is finite at zero."
     return x / (x.pow(2).sum(dim, keepdim=True).clamp(min=1e-24).sqrt() + eps)
 
-# %% ../nbs/11_attention.ipynb #09dd983a
 def similarities(
     query: Tensor,           # (R, Q, q, d), or (1, Q, q, d) where all responses meet the same queries
     response: Tensor,        # (R, r, d)
@@ -48,15 +51,21 @@ def similarities(
     return z * inverse_length(query)[..., None] if variant == "paper" else z
 
 # %% ../nbs/11_attention.ipynb #b15d8677
+def clip(
+    z: Tensor,              # similarities
+    dim: int,               # the query axis
+    variant: str = "paper", # "paper": relu; "released": LeakyReLU(0.1)
+) -> Tensor:                # the same shape; along `dim` of length one, or zero
+    "Clip similarities and normalise them over one axis."
+    return released_normalize(leaky_relu(z, 0.1), dim) if variant == "released" else l2_normalize(z.relu(), dim)
+
 def sharpen(
     z: Tensor,              # (R, Q, q, r) similarities
     query_mask: Tensor,     # (Q, q) True where a query fragment is real
     variant: str = "paper", # "paper": relu; "released": LeakyReLU(0.1)
 ) -> Tensor:                # (R, Q, q, r), every column of length one over the queries, or zero
     "Clip similarities and normalise them over the query axis (IMRAM Eq. 4)."
-    real = query_mask[..., None]
-    if variant == "released": return released_normalize(leaky_relu(z, 0.1) * real, dim=-2)
-    return l2_normalize(z.relu() * real, dim=-2)
+    return clip(z * query_mask[..., None], -2, variant) # a padded query is zero before clipping and after it
 
 # %% ../nbs/11_attention.ipynb #6befd0f9
 def attend(
@@ -128,8 +137,10 @@ class AttentionMatcher(Matcher):
         inverse_temperature: float = 9.0, # lambda in Eq. 5
         variant: str = "paper",           # "paper" or "released"
         bidirectional: bool = True,       # read captions both ways
+        engine: bool = True,              # score by the engine (chapter on speed); False: in the plain form
     ):
         super().__init__()
+        self.engine = engine
         self.direction, self.variant = direction, one_of("variant", variant, VARIANTS)
         self.inverse_temperature = positive("inverse_temperature", inverse_temperature)
         paper = variant == "paper"
@@ -148,12 +159,29 @@ class AttentionMatcher(Matcher):
         "The released code's own normalisation, where that variant was asked for."
         return fragments if self.variant == "paper" else Fragments(released_normalize(fragments.values), fragments.mask)
 
-    def floats_per_pair(self, m, n):
-        "An estimate of the floats that one image of m regions and one caption of n words need while they are scored."
-        queries = {"text": n, "image": m}.get(self.direction, max(m, n))
-        return 6 * m * n + 7 * self.image_encoder.project.out_features * queries
-
 MATCHERS.pop("attentionmatcher")  # a base, not a matcher to be asked for by name
+
+# %% ../nbs/11_attention.ipynb #62508576
+def _score(self, images: Fragments, captions: Fragments) -> Tensor:
+    "Every image (I, m, d) with every caption (C, n, d): (I, C), higher is better."
+    return engine_score(self.plan, images, captions) if self.engine else self.plain_score(images, captions)
+
+def _score_pairs(self, images: Fragments, captions: Fragments) -> Tensor:
+    "Image p with caption p only: (P,)."
+    return self.plan.pairs(*self.plan.prepare(images, captions)) if self.engine else self.plain_pairs(images, captions)
+
+def _floats_per_tile(self, a: int, b: int, m: int, n: int) -> int:
+    "What `score` holds at its peak for a images and b captions: with the engine, what it prepares for each side, and one block of pairs."
+    if not self.engine: return Matcher.floats_per_tile(self, a, b, m, n)
+    return floats_needed(self.plan, a, b, m, n, self.image_encoder.project.out_features, next(self.parameters()))
+
+def _floats_per_pair(self, m: int, n: int) -> int:
+    "An estimate of the floats that one image of m regions and one caption of n words need while they are scored in the plain form."
+    queries = {"text": n, "image": m}.get(self.direction, max(m, n))
+    return 6 * m * n + 7 * self.image_encoder.project.out_features * queries
+
+AttentionMatcher.score, AttentionMatcher.score_pairs = _score, _score_pairs
+AttentionMatcher.floats_per_tile, AttentionMatcher.floats_per_pair = _floats_per_tile, _floats_per_pair
 
 # %% ../nbs/11_attention.ipynb #bfae4814
 class SCAN(AttentionMatcher):
@@ -170,9 +198,10 @@ class SCAN(AttentionMatcher):
         lse_temperature: float = 6.0,     # only for "lse"
         variant: str = "paper",           # "paper" or "released"
         bidirectional: bool = True,       # read captions both ways
+        engine: bool = True,              # score by the engine; False: in the plain form
     ):
         one_of("direction", direction, ("text", "image"))
-        super().__init__(region_dim, vocab_size, embed_dim, word_dim, direction, inverse_temperature, variant, bidirectional)
+        super().__init__(region_dim, vocab_size, embed_dim, word_dim, direction, inverse_temperature, variant, bidirectional, engine)
         self.pooling = one_of("pooling", pooling, POOLINGS)
         self.lse_temperature = positive("lse_temperature", lse_temperature)
 
@@ -182,19 +211,27 @@ class SCAN(AttentionMatcher):
         context, _ = attend(x, response.values, mask, response.mask, self.inverse_temperature, self.variant)
         return pool(fragment_scores(x, context), mask, self.pooling, self.lse_temperature)
 
-    def score(self, images: Fragments, captions: Fragments) -> Tensor:
-        "Every image (I, m, d) with every caption (C, n, d): (I, C)."
+    def plain_score(self, images: Fragments, captions: Fragments) -> Tensor:
+        "Every image (I, m, d) with every caption (C, n, d), as the equations read: (I, C)."
         return self.look(captions, images) if self.direction == "text" else self.look(images, captions).T
 
-    def score_pairs(self, images: Fragments, captions: Fragments) -> Tensor:
+    def plain_pairs(self, images: Fragments, captions: Fragments) -> Tensor:
         "Image p with caption p only: (P,)."
         return (self.look(captions, images, True) if self.direction == "text" else self.look(images, captions, True))[:, 0]
 
-    @classmethod
-    def from_released(cls, state_dict, direction="text", pooling="mean", inverse_temperature=9.0, lse_temperature=6.0):
-        "The authors' SCAN from their state dict (img_enc.fc.*, txt_enc.embed.*, txt_enc.rnn.*), in the dtype of the weights."
-        options = dict(direction=direction, pooling=pooling, inverse_temperature=inverse_temperature, lse_temperature=lse_temperature)
-        return build_released(cls, state_dict, {**RELEASED_TEXT, "image_encoder.project": "img_enc.fc"}, **options)
+# %% ../nbs/11_attention.ipynb #d5da4521
+def _scan_plan(self):
+    "What the engine has to know: one step, one direction, and how it is pooled."
+    pooled = partial(pool, pooling=self.pooling, lse_temperature=self.lse_temperature)
+    how = Recurrence(partial(clip, dim=-1, variant=self.variant), pooled, self.inverse_temperature, cosine=self.variant == "paper")
+    return Recurrences(**{self.direction: how})
+
+def _scan_from_released(cls, state_dict, direction="text", pooling="mean", inverse_temperature=9.0, lse_temperature=6.0):
+    "The authors' SCAN from their state dict (img_enc.fc.*, txt_enc.embed.*, txt_enc.rnn.*), in the dtype of the weights."
+    options = dict(direction=direction, pooling=pooling, inverse_temperature=inverse_temperature, lse_temperature=lse_temperature)
+    return build_released(cls, state_dict, {**RELEASED_TEXT, "image_encoder.project": "img_enc.fc"}, **options)
+
+SCAN.plan, SCAN.from_released = property(_scan_plan), classmethod(_scan_from_released)
 
 # %% ../nbs/11_attention.ipynb #39a253bd
 RELEASED_TEXT = {"text_encoder.embed": "txt_enc.embed", "text_encoder.gru": "txt_enc.rnn"}  # our module: the authors' name

@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .attention import RELEASED_TEXT, AttentionMatcher, attend, build_released, fragment_scores, one_of, pool, released_normalize
+from .attention import RELEASED_TEXT, AttentionMatcher, attend, build_released, clip, fragment_scores, one_of, pool, released_normalize
 from .encoders import Fragments
+from .engine import Recurrence, Recurrences
 from .memory import MEMORIES
 from .memory import memory as make_memory
 
@@ -117,10 +119,11 @@ class IMRAM(AttentionMatcher):
         variant: str = "paper",           # "paper" or "released"
         renormalise: bool = False,        # scale x_k to unit length after each memory update
         bidirectional: bool = True,       # read captions both ways
+        engine: bool = True,              # score by the engine; False: in the plain form
     ):
         one_of("direction", direction, tuple(DIRECTIONS)); one_of("memory", memory, tuple(MEMORIES))
         if not isinstance(steps, int) or steps < 1: raise ValueError(f"steps={steps!r}: IMRAM needs a whole number of steps, at least 1")
-        super().__init__(region_dim, vocab_size, embed_dim, word_dim, direction, inverse_temperature, variant, bidirectional)
+        super().__init__(region_dim, vocab_size, embed_dim, word_dim, direction, inverse_temperature, variant, bidirectional, engine)
         block = (embed_dim, memory if steps > 1 else None, inverse_temperature, variant, renormalise)
         self.steps, self.ram = steps, nn.ModuleDict({side: RAM(*block) for side in DIRECTIONS[direction]})
 
@@ -128,16 +131,25 @@ class IMRAM(AttentionMatcher):
         "Every step's score of every image (I, m, d) with every caption (C, n, d): (K, I, C) (Eq. 10)."
         return sum(direction_scores(ram, images, captions, side, self.steps) for side, ram in self.ram.items())
 
-    def score(self, images, captions):
-        "The sum over the steps: (I, C) (Eq. 12)."
+    def plain_score(self, images, captions):
+        "The sum over the steps, as the equations read: (I, C) (Eq. 12)."
         return self.step_scores(images, captions).sum(0)
 
-    def score_pairs(self, images, captions):
+    def plain_pairs(self, images, captions):
         "Image p with caption p only: (P,) (Eq. 12)."
         return sum(direction_scores(ram, images, captions, side, self.steps, True) for side, ram in self.ram.items()).sum(0)
 
-    @classmethod
-    def from_released(cls, state_dict, steps=3, direction="full", inverse_temperature=9.0, renormalise=False):
-        "The authors' model from their state dict (img_enc.fc_local.*, txt_enc.*, linear_t2i.*, ...), in the dtype of the weights."
-        options = dict(steps=steps, direction=direction, inverse_temperature=inverse_temperature, renormalise=renormalise)
-        return build_released(cls, state_dict, *released_modules(steps, direction), **options)
+# %% ../nbs/13_imram.ipynb #23b3c4d6
+def _plan(self):
+    "What the engine has to know: K steps in each direction, with these memories."
+    def how(ram):
+        rescale = released_normalize if ram.renormalise else None
+        return Recurrence(partial(clip, dim=-1, variant=ram.variant), pool, ram.inverse_temperature, self.steps, ram.memory, ram.variant == "paper", rescale)
+    return Recurrences(**{side: how(ram) for side, ram in self.ram.items()})
+
+def _from_released(cls, state_dict, steps=3, direction="full", inverse_temperature=9.0, renormalise=False):
+    "The authors' model from their state dict (img_enc.fc_local.*, txt_enc.*, linear_t2i.*, ...), in the dtype of the weights."
+    options = dict(steps=steps, direction=direction, inverse_temperature=inverse_temperature, renormalise=renormalise)
+    return build_released(cls, state_dict, *released_modules(steps, direction), **options)
+
+IMRAM.plan, IMRAM.from_released = property(_plan), classmethod(_from_released)

@@ -91,7 +91,17 @@ def _floats_per_pair(
     "An estimate from which `score_all` sizes its tiles. This one suits a model with a few m x n tables; override it."
     return 8 * m * n
 
-Matcher.forward, Matcher.score_pairs, Matcher.floats_per_pair = _forward, _score_pairs, _floats_per_pair
+def _floats_per_tile(
+    self,
+    a: int, # images
+    b: int, # captions
+    m: int, # fragments of an image
+    n: int, # fragments of a caption
+) -> int:   # numbers that `score` holds at its peak for a images and b captions, beside them and the scores
+    "What `score_all` keeps below its bound. A model that works through its pairs in blocks needs less, and overrides this."
+    return a * b * self.floats_per_pair(m, n)
+
+Matcher.forward, Matcher.score_pairs, Matcher.floats_per_pair, Matcher.floats_per_tile = _forward, _score_pairs, _floats_per_pair, _floats_per_tile
 Matcher.vocab_size = property(lambda self: self.text_encoder.vocab_size, doc="Words the model knows, marks included.")
 Matcher.region_dim = property(lambda self: self.image_encoder.region_dim, doc="Width of the region features it takes.")
 Matcher.device = property(lambda self: next(self.parameters()).device, doc="Where its weights are.")
@@ -180,7 +190,7 @@ def encode_all(
 def _tile_bytes(model: Matcher, images: Fragments, captions: Fragments, a: int, b: int) -> int:
     "What `score` needs for a tile of a images and b captions: a copy of both, its tables, and the scores."
     (m, d), (n, _) = images.values.shape[1:], captions.values.shape[1:]
-    return images.values.element_size() * (a * m * d + b * n * d + a * b * (1 + model.floats_per_pair(m, n)))
+    return images.values.element_size() * (a * m * d + b * n * d + a * b + model.floats_per_tile(a, b, m, n))
 
 def tile_shape(
     model: Matcher,      # gives floats_per_pair

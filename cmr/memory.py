@@ -5,11 +5,12 @@
 # %% ../nbs/12_memory.ipynb #153e031e
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 # %% auto #0
-__all__ = ['MEMORIES', 'of_both', 'Distill', 'Add', 'MLP', 'Gate', 'Att', 'memory']
+__all__ = ['MEMORIES', 'of_both', 'Distill', 'Add', 'MLP', 'Gate', 'Att', 'memory', 'halves']
 
 # %% ../nbs/12_memory.ipynb #8a3cecf0
 def of_both(
@@ -92,3 +93,28 @@ def memory(
     "Make an aggregating function f(x, c) by its name (IMRAM Eq. 6, Table 5); ValueError lists the known names."
     if name not in MEMORIES: raise ValueError(f"memory={name!r} is not known; choose one of {', '.join(MEMORIES)}")
     return MEMORIES[name](dim)
+
+# %% ../nbs/12_memory.ipynb #6d6962ce
+def halves(
+    layer: nn.Linear, # from 2d features to any number
+) -> tuple[Tensor, Tensor]: # W_x and W_c, (out, d) each
+    "The two halves of W in W [x, c]."
+    return layer.weight.chunk(2, 1)
+
+def _is(weights):
+    "A property that gives what a function of the unit gives."
+    return property(weights, doc="(p, d) matrices for the query's half of each part that has one (of IMRAM Eq. 7's W [x, c]).")
+
+def _linear_and_gate(self, c): return [linear(c, halves(layer)[1], layer.bias) for layer in (self.linear, self.gate)]
+def _gate_and_self(self, c): return [linear(c, halves(self.gate)[1], self.gate.bias), c]
+
+def _blend(a, b, gate):
+    "gate * b + (1 - gate) * a; a and gate are used up where no graph is kept."
+    return a.lerp(b.expand_as(a), gate.sigmoid()) if torch.is_grad_enabled() else a.lerp_(b.expand_as(a), gate.sigmoid_())
+
+def _distilled(self, x, o, g): return _blend(o.tanh() if torch.is_grad_enabled() else o.tanh_(), x, g)
+
+Distill.query_weights, Gate.query_weights = _is(lambda self: [halves(self.linear)[0], halves(self.gate)[0]]), _is(lambda self: [halves(self.gate)[0]])
+Add.query_weights = MLP.query_weights = _is(lambda self: [])
+Distill.of_context, Gate.of_context, Add.of_context, MLP.of_context = _linear_and_gate, _gate_and_self, lambda self, c: [c], lambda self, c: [self.linear(c)]
+Distill.join, Gate.join, Add.join, MLP.join = _distilled, lambda self, x, g, c: _blend(c, x, g), lambda self, x, c: x + c, lambda self, x, c: x + c.tanh()

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['RECIPES', 'FREE', 'COLUMNS', 'Recipe', 'check_recipe', 'step_size', 'accepted', 'build', 'for_matcher', 'evaluate',
            'chance', 'make_accelerator', 'repeatable', 'Standing', 'check_splits', 'data_fingerprint', 'Run',
-           'looked_at', 'batch_scores', 'train_step', 'Interrupt', 'write_checkpoint', 'begin', 'read_checkpoint',
-           'check_same', 'restore', 'train_epoch', 'end_epoch', 'write_metrics', 'finished', 'curves', 'summary',
-           'check_out', 'write_recipe', 'read_recipe', 'train', 'loop']
+           'train_step', 'Interrupt', 'write_checkpoint', 'begin', 'read_checkpoint', 'check_same', 'restore',
+           'train_epoch', 'end_epoch', 'write_metrics', 'finished', 'curves', 'summary', 'check_out', 'write_recipe',
+           'read_recipe', 'train', 'loop']
 
 # %% ../nbs/10_training.ipynb #bd964c81
 import csv
@@ -234,32 +234,6 @@ class Run:
     @property
     def checkpoint(self) -> Path: return self.out / "last" / "training.pt"
 
-# %% ../nbs/10_training.ipynb #0a6e50fa
-def looked_at(
-    scores: Tensor,     # (B, B) images by captions
-    same_image: Tensor, # (B, B) bool, True where the caption belongs to the image
-) -> tuple[Tensor, Tensor]: # rows and columns of at most 3 B pairs, each once
-    "The pairs whose score the hardest-negative loss can depend on (Eq. 13): the diagonal and each row's and column's hardest rival."
-    rivals, n = scores.masked_fill(same_image, -torch.inf), torch.arange(len(scores), device=scores.device)
-    rows, columns = torch.cat([n, n, rivals.argmax(0)]), torch.cat([n, rivals.argmax(1), n])
-    pairs = (rows * len(scores) + columns).unique()
-    return pairs // len(scores), pairs % len(scores)
-
-def batch_scores(
-    model: Matcher,
-    batch: Batch,
-    negatives: str = "hardest", # what the loss will look at
-) -> Tensor:                    # (B, B); with "hardest", pairs that the loss does not look at are moved down by 1 and have no gradient
-    "Score a batch, with a graph only for the pairs that the loss looks at, if the matcher has its own `score_pairs`."
-    images, captions = model.encode_images(batch.features, batch.mask), model.encode_captions(batch.tokens, batch.lengths)
-    if negatives == "all" or type(model).score_pairs is Matcher.score_pairs: return model.score(images, captions)
-    with torch.no_grad(): # a few captions of like length at a time: no work on padding, and what is computed stays in the cache
-        parts = captions.lengths.argsort().split(8)
-        scores = torch.cat([model.score(images, captions[part].trimmed()) for part in parts], 1)[:, torch.cat(parts).argsort()]
-    rows, columns = looked_at(scores, batch.same_image)
-    again = model.score_pairs(images[rows], captions[columns])
-    return (scores - 1).to(again.dtype).index_put((rows, columns), again)
-
 # %% ../nbs/10_training.ipynb #0a6e5002
 def train_step(
     run: Run,
@@ -269,7 +243,7 @@ def train_step(
     recipe, batch = run.recipe, batch.to(run.accelerator.device)
     negatives = "all" if run.at.step < recipe.warmup_steps else recipe.negatives
     try:
-        with run.accelerator.autocast(): scores = batch_scores(run.bare, batch, negatives)
+        with run.accelerator.autocast(): scores = run.model(batch.features, batch.tokens, batch.lengths, batch.mask)
         loss = triplet(scores, recipe.margin, negatives, batch.same_image)
         if negatives != recipe.negatives: loss = loss / (len(batch) - 1)
     except ValueError as problem: raise ValueError(f"step {run.at.step + 1}, {run.train.source}: {problem}{_kept(run)}") from problem
