@@ -38,7 +38,8 @@ class Distill(nn.Module):
 
     def forward(self, x, c):
         "Queries x and contexts c, (..., d) each, to g * x + (1 - g) * o."
-        return of_both(self.linear, x, c).tanh().lerp(x.expand_as(c), self.gates(x, c))
+        o = of_both(self.linear, x, c).tanh()
+        return o.lerp(x.to(o.dtype).expand_as(o), self.gates(x, c)) # .to: in mixed precision x may be wider
 
 # %% ../nbs/12_memory.ipynb #fb0743bc
 class Add(nn.Module):
@@ -73,7 +74,7 @@ class Gate(nn.Module):
         "How much of x is kept: (..., d) or (..., 1), in (0, 1)."
         return of_both(self.gate, x, c).sigmoid()
 
-    def forward(self, x, c): return c.lerp(x.expand_as(c), self.gates(x, c))
+    def forward(self, x, c): return c.lerp(x.to(c.dtype).expand_as(c), self.gates(x, c).to(c.dtype))
 
 class Att(Gate):
     "alpha * x + (1 - alpha) * c with one number alpha made from x and c (IMRAM Table 5, att)."
@@ -110,7 +111,8 @@ def _gate_and_self(self, c): return [linear(c, halves(self.gate)[1], self.gate.b
 
 def _blend(a, b, gate):
     "gate * b + (1 - gate) * a; a and gate are used up where no graph is kept."
-    return a.lerp(b.expand_as(a), gate.sigmoid()) if torch.is_grad_enabled() else a.lerp_(b.expand_as(a), gate.sigmoid_())
+    b, gate = b.to(a.dtype).expand_as(a), gate.to(a.dtype)
+    return a.lerp(b, gate.sigmoid()) if torch.is_grad_enabled() else a.lerp_(b, gate.sigmoid_())
 
 def _distilled(self, x, o, g): return _blend(o.tanh() if torch.is_grad_enabled() else o.tanh_(), x, g)
 

@@ -1,11 +1,13 @@
 "The triplet loss against a literal one, its gradient, and what it must refuse."
 
+import math
+
 import literal_losses as literal
 import pytest
 import torch
 from torch.autograd import gradcheck
 
-from cmr.losses import positives, triplet
+from cmr.losses import matching_bce, positives, triplet
 
 S = torch.tensor([[0.60, 0.45, 0.20], [0.30, 0.70, 0.65], [0.45, 0.35, 0.50]])
 KINDS = ["hardest", "all"]
@@ -134,3 +136,41 @@ def test_positives():
     assert torch.equal(positives(S), torch.eye(3, dtype=torch.bool))
     assert positives(S, torch.zeros(3, 3, dtype=torch.bool)).diag().all()
     assert torch.equal(positives(S, torch.tensor([[1, 0, 0], [0, 1, 1], [0, 1, 1]])), torch.tensor([[1, 0, 0], [0, 1, 1], [0, 1, 1]]).bool())
+
+
+def bce_literally(logits, negatives, same):
+    "CAMP Eq. 14 with its minus sign, one pair at a time, in probabilities."
+    m, B, total = logits.sigmoid().tolist(), range(len(logits)), 0.0
+    for b in B:
+        total -= 2 * math.log(m[b][b])
+        for rivals in ([m[b][c] for c in B if c != b and not same[b][c]], [m[i][b] for i in B if i != b and not same[i][b]]):
+            costs = [-math.log(1 - r) for r in rivals]
+            if costs: total += max(costs) if negatives == "hardest" else sum(costs) / len(costs)
+    return total
+
+
+@kinds
+@pytest.mark.parametrize("seed", range(8))
+def test_matching_bce_literally(kind, seed):
+    logits, same = 4 * random(7, seed) - 2, shared(7, 4, seed)
+    assert matching_bce(logits, kind, same).item() == pytest.approx(bce_literally(logits, kind, same.tolist()), abs=1e-10)
+    order = torch.randperm(7, generator=torch.Generator().manual_seed(seed))
+    assert torch.allclose(matching_bce(logits[order][:, order], kind, same[order][:, order]), matching_bce(logits, kind, same))
+    assert gradcheck(lambda z: matching_bce(z, kind, same), logits.requires_grad_())
+
+
+def test_matching_bce_keeps_gradients_where_a_clamp_kills_them():
+    logits = torch.tensor([[-40.0, 35.0], [0.0, 3.0]], requires_grad=True)
+    matching_bce(logits).backward()
+    assert logits.grad[0, 0] == pytest.approx(-2, abs=1e-6) and logits.grad[0, 1] == pytest.approx(2, abs=1e-6)
+
+
+@kinds
+def test_matching_bce_refuses_what_it_cannot_use(kind):
+    with pytest.raises(ValueError, match="NaN or infinity"): matching_bce(torch.tensor([[math.inf, 0.0], [0.0, 1.0]]), kind)
+    with pytest.raises(ValueError, match="no negatives"): matching_bce(torch.zeros(1, 1), kind)
+    with pytest.raises(ValueError, match='"hardest" or "all"'): matching_bce(S, "some")
+    chain = torch.tensor([[1, 1, 0], [1, 1, 1], [0, 1, 1]]).bool()      # the middle pair has no rival
+    logits = S.clone().requires_grad_()
+    matching_bce(logits, kind, chain).backward()
+    assert torch.isfinite(logits.grad).all() and (logits.grad[1] != 0).sum() == 1
