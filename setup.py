@@ -23,6 +23,7 @@ setup(
     packages=find_packages(include=["cmr", "cmr.*"]),
     package_data={"cmr": ["weights/*.safetensors"]},
     install_requires=cfg["requirements"].split(),
-    extras_require={"course": cfg["course_requirements"].split(), "dev": cfg["dev_requirements"].split()},
+    extras_require={"course": cfg["course_requirements"].split(), "dev": cfg["dev_requirements"].split(),
+                    "search": cfg["search_requirements"].split()},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
 )

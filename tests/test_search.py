@@ -1,0 +1,407 @@
+"""Search: a shortlist by cheap vectors, ranked by the matcher; what it keeps, and what it refuses."""
+
+import builtins
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cmr.attention import SCAN
+from cmr.captions import Vocabulary
+from cmr.data import ImageCaptions
+from cmr.encoders import Fragments
+from cmr.imram import IMRAM
+from cmr.matcher import VSE, encode_all, load, save, score_all
+from cmr.recall import report
+from cmr.search import (
+    Gallery,
+    Shortlist,
+    ask,
+    ask_with_image,
+    fingerprint,
+    fit_maps,
+    image_row,
+    learn_maps,
+    open_gallery,
+    pooled,
+    recall_kept,
+    show_hits,
+    summary_vectors,
+    write_gallery,
+)
+from cmr.similarity import l2_normalize
+
+MODELS = {"vse": (VSE, {}), "scan t-i": (SCAN, {"pooling": "lse"}), "scan i-t": (SCAN, {"direction": "image"}), "plain scan": (SCAN, {"engine": False}),
+          "imram": (IMRAM, {"direction": "full", "variant": "released"}), "text-imram": (IMRAM, {"direction": "text", "steps": 2})}
+WORDS = ["a", "red", "blue", "green", "dog", "cat", "bird", "runs", "sits"]
+
+
+def make_split(n: int = 12, seed: int = 0, masked: bool = True) -> ImageCaptions:
+    "Random regions, some of them absent, and two or three captions an image of different lengths."
+    rng = np.random.default_rng(seed)
+    mask = rng.random((n, 5)) > 0.3
+    mask[:, 0] = True
+    owner = np.sort(np.concatenate([np.arange(n), np.arange(n), np.arange(0, n, 2)]))
+    captions = [" ".join(rng.choice(WORDS, rng.integers(1, 7))) for _ in owner]
+    return ImageCaptions(rng.normal(size=(n, 5, 6)).astype("float32"), captions, owner, [f"image-{i}" for i in range(n)], mask=mask if masked else None)
+
+
+def make_model(name: str, seed: int = 0):
+    torch.manual_seed(seed)
+    kind, args = MODELS[name]
+    return kind(6, 4 + len(WORDS), 8, 5, **args).eval()
+
+
+VOCABULARY, SPLIT = Vocabulary(WORDS), make_split()
+
+
+@pytest.fixture(params=MODELS)
+def made(request):
+    "A model, the encoded split and all scores."
+    model = make_model(request.param)
+    images, captions = encode_all(model, SPLIT, VOCABULARY, progress=False)
+    return model, images, captions, score_all(model, images, captions, progress=False)
+
+
+# ranking
+
+def test_a_shortlist_of_all_is_the_full_ranking(made):
+    model, images, captions, table = made
+    for gallery, query, scores in ((Gallery(model, images), captions, table.T), (Gallery(model, captions, "captions"), images, table)):
+        n = scores.shape[1]
+        expected = scores.sort(dim=1, descending=True, stable=True)
+        for shortlist in (None, n, n + 7):
+            found, rows = gallery.search(query, shortlist, n)
+            assert torch.equal(rows, expected.indices) and torch.equal(found, expected.values)
+
+
+def test_a_shortlist_is_ranked_by_the_matcher(made):
+    model, images, captions, table = made
+    for gallery, query, scores in ((Gallery(model, images), captions, table.T), (Gallery(model, captions, "captions"), images, table)):
+        found, rows = gallery.search(query, 5, 3)
+        near = gallery.index.nearest(summary_vectors(query), 5).sort(1).values
+        expected, at = scores.gather(1, near).sort(dim=1, descending=True, stable=True)
+        assert torch.equal(rows, near.gather(1, at)[:, :3])
+        torch.testing.assert_close(found, expected[:, :3])
+
+
+def test_vse_loses_nothing():
+    model = make_model("vse")
+    images, captions = encode_all(model, SPLIT, VOCABULARY, progress=False)
+    assert torch.equal(Gallery(model, images).search(captions, 3, 3)[1], model.score(images, captions).T.argsort(1, descending=True)[:, :3])
+
+
+def test_order_and_company_change_nothing(made):
+    model, images, captions, _ = made
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(3))
+    whole, mixed = Gallery(model, images), Gallery(model, images[order])
+    assert torch.equal(order[mixed.search(captions, 6, 3)[1]], whole.search(captions, 6, 3)[1])
+    one_by_one = torch.cat([whole.search(captions[q], 6, 3)[1] for q in range(len(captions))])
+    assert torch.equal(one_by_one, whole.search(captions, 6, 3)[1])
+
+
+def test_equal_scores_come_in_the_gallerys_order():
+    model = make_model("scan t-i")
+    images, captions = encode_all(model, make_split(4), VOCABULARY, progress=False)
+    twice = Fragments.cat([images, images])
+    for shortlist in (None, 8):
+        rows = Gallery(model, twice).search(captions, shortlist, 8)[1]
+        assert torch.equal(rows[:, ::2] + 4, rows[:, 1::2]) and (rows[:, ::2] < 4).all()
+    same = Fragments.cat([images[:1]] * 6)
+    assert Gallery(model, same).search(captions, 6, 4)[1].tolist() == [[0, 1, 2, 3]] * len(captions)
+    some = Gallery(model, same).search(captions, 4, 3)[1]
+    assert torch.equal(some, some.sort(1).values)
+
+
+def test_asking_for_more_than_there_is_gives_all():
+    model = make_model("vse")
+    images, captions = encode_all(model, make_split(3), VOCABULARY, progress=False)
+    assert Gallery(model, images).search(captions, None, 10)[1].shape == (len(captions), 3)
+
+
+def test_the_model_stays_in_its_mode_and_no_graph_is_kept():
+    model = make_model("imram").train()
+    gallery = open_gallery(model, SPLIT, VOCABULARY)
+    scores, _ = gallery.search(ask(model, VOCABULARY, "a red dog"), 5, 2)
+    assert model.training and not scores.requires_grad and not gallery.fragments.values.requires_grad
+
+
+# vectors
+
+def test_the_mean_is_the_matcher_that_looks_everywhere_alike():
+    for name, steps in (("scan t-i", 1), ("text-imram", 2)):
+        model = make_model(name)
+        kind, args = MODELS[name]
+        blind = kind(6, 4 + len(WORDS), 8, 5, **{**args, "inverse_temperature": 1e-9, **({"pooling": "mean"} if kind is SCAN else {})})
+        blind.load_state_dict(model.state_dict())
+        images, captions = encode_all(blind, SPLIT, VOCABULARY, progress=False)
+        mean = captions.values.sum(1) / captions.lengths[:, None]
+        torch.testing.assert_close(score_all(blind, images, captions, progress=False), steps * summary_vectors(images) @ mean.T, atol=1e-5, rtol=1e-5)
+
+
+def test_padding_changes_no_vector():
+    images, _ = encode_all(make_model("scan t-i"), SPLIT, VOCABULARY, progress=False)
+    maps = torch.randn(25, 3)
+    for map in (None, maps): torch.testing.assert_close(summary_vectors(images.padded(9), map), summary_vectors(images, map))
+    torch.testing.assert_close(pooled(images, block=5), pooled(images))
+    real = images.values[3][images.mask[3]]
+    torch.testing.assert_close(pooled(images)[3], torch.cat([real.mean(0), real.amax(0), real.amin(0), torch.ones(1)]))
+
+
+def test_fitted_maps_minimise_the_squared_error():
+    g = torch.Generator().manual_seed(0)
+    I, C = (Fragments(torch.randn(n, 3, 2, generator=g), torch.ones(n, 3, dtype=torch.bool)) for n in (30, 40))
+    scores = torch.randn(30, 40, generator=g)
+    X, Y = pooled(I).double(), pooled(C).double()
+    maps = fit_maps(I, C, scores, width=7, ridge=1e-12)
+    best = torch.linalg.pinv(X) @ scores.double() @ torch.linalg.pinv(Y).T
+    torch.testing.assert_close((maps["images"] @ maps["captions"].T).double(), best, atol=1e-4, rtol=1e-3)
+    errors = []
+    for width in (1, 2, 4, 7):
+        maps = fit_maps(I, C, scores, width, ridge=1e-12)
+        errors.append(float((summary_vectors(I, maps["images"]) @ summary_vectors(C, maps["captions"]).T - scores).square().sum()))
+    assert errors == sorted(errors, reverse=True)
+    low = torch.linalg.svd(X @ best @ Y.T)
+    assert errors[1] == pytest.approx(float((((low.U[:, :2] * low.S[:2]) @ low.Vh[:2]) - scores).square().sum()), rel=1e-3)
+
+
+def test_maps_learnt_from_scores_fit_them_better_than_the_mean():
+    model = make_model("imram")
+    split = make_split(80, seed=5)
+    maps = learn_maps(model, split, VOCABULARY, images=60, width=16, progress=False)
+    again = learn_maps(model, split, VOCABULARY, images=60, width=16, progress=False)
+    assert all(torch.equal(maps[side], again[side]) for side in maps) and maps["images"].shape == (25, 16)
+    images, captions = encode_all(model, make_split(60, seed=6), VOCABULARY, progress=False)
+    table = score_all(model, images, captions, progress=False)
+    fitted = summary_vectors(captions, maps["captions"]) @ summary_vectors(images, maps["images"]).T
+    mean = summary_vectors(captions) @ summary_vectors(images).T
+    explained = [float(torch.corrcoef(torch.stack([cheap.flatten(), table.T.flatten()]))[0, 1]) for cheap in (fitted, mean)]
+    assert explained[0] > max(explained[1], 0.95)
+
+
+# the shortlist
+
+def test_faiss_and_the_product_agree():
+    g = torch.Generator().manual_seed(0)
+    vectors, queries = torch.randn(300, 16, generator=g), torch.randn(20, 16, generator=g)
+    fast, plain = Shortlist(vectors), Shortlist(vectors, exact=True)
+    if fast.index is None: pytest.skip("faiss is not installed")
+    assert plain.index is None
+    for k in (1, 10, 300, 1000): assert torch.equal(fast.nearest(queries, k), plain.nearest(queries, k))
+
+
+def test_without_faiss_it_is_the_product(monkeypatch):
+    real = builtins.__import__
+    def absent(name, *args, **kwargs):
+        if name == "faiss": raise ImportError("no faiss here")
+        return real(name, *args, **kwargs)
+    monkeypatch.setattr(builtins, "__import__", absent)
+    vectors = l2_normalize(torch.randn(50, 4, generator=torch.Generator().manual_seed(1)))
+    short = Shortlist(vectors)
+    assert short.index is None
+    assert torch.equal(short.nearest(vectors, 1)[:, 0], torch.arange(50))
+
+
+def test_double_and_noncontiguous_vectors_are_taken():
+    vectors = torch.randn(8, 30, generator=torch.Generator().manual_seed(2)).double().T
+    assert torch.equal(Shortlist(vectors).nearest(vectors[:3], 4), Shortlist(vectors, exact=True).nearest(vectors[:3], 4))
+
+
+# what is lost
+
+def tables(queries=40, n=25, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    full = torch.rand(queries, n, generator=g)
+    return full, full + torch.rand(queries, n, generator=g), torch.arange(queries)[:, None] % n == torch.arange(n)
+
+
+def test_what_is_kept_grows_with_the_shortlist():
+    full, cheap, right = tables()
+    found = recall_kept(full, cheap, right, range(1, 26))
+    for a, b in zip(found, found[1:]): assert a.best <= b.best and a.top10 <= b.top10
+    assert found[-1].best == found[-1].top10 == 100 and all(k.r1 <= k.r5 <= k.r10 for k in found)
+
+
+def test_kept_by_counting():
+    full, cheap, right = tables(7, 12, 3)
+    for kept in recall_kept(full, cheap, right, (1, 3, 6, 12)):
+        best, top, first = 0, 0, 0
+        for q in range(7):
+            looked_at = set(cheap[q].argsort(descending=True)[:kept.size].tolist())
+            ranking = full[q].argsort(descending=True).tolist()
+            best += ranking[0] in looked_at
+            top += len(looked_at & set(ranking[:10]))
+            first += bool(right[q, next(n for n in ranking if n in looked_at)])
+        assert (kept.best, kept.top10, kept.r1) == pytest.approx((100 * best / 7, 100 * top / 70, 100 * first / 7))
+
+
+def test_all_of_it_is_the_report(made):
+    _, _, _, table = made
+    owner = torch.as_tensor(SPLIT.image_of_caption)
+    right = owner[:, None] == torch.arange(SPLIT.n_images)
+    whole = report(table, owner)
+    text, image = recall_kept(table, table, right.T, [len(owner)])[0], recall_kept(table.T, table.T, right, [SPLIT.n_images])[0]
+    assert (text.r1, text.r5, text.r10) == pytest.approx((whole.text_r1, whole.text_r5, whole.text_r10))
+    assert (image.r1, image.r5, image.r10) == pytest.approx((whole.image_r1, whole.image_r5, whole.image_r10))
+
+
+def test_ties_count_against_the_right_answer():
+    equal, right = torch.zeros(1, 3), torch.tensor([[False, True, False]])
+    kept = recall_kept(equal, torch.tensor([[1., 3., 2.]]), right, (1, 2, 3))
+    assert [k.r1 for k in kept] == [100, 0, 0] and [k.r5 for k in kept] == [100, 100, 100]
+
+
+# on disk
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_gallery_comes_back_from_its_file(name, tmp_path):
+    model = make_model(name)
+    images, captions = encode_all(model, SPLIT, VOCABULARY, progress=False)
+    table = score_all(model, images, captions, progress=False)
+    maps = fit_maps(images, captions, table, width=3)
+    for side, query, map in (("images", captions, None), ("captions", images, maps)):
+        path = tmp_path / side
+        made = open_gallery(model, SPLIT, VOCABULARY, side, path, map)
+        opened = open_gallery(make_model(name), SPLIT, VOCABULARY, side, path)
+        in_memory = open_gallery(model, SPLIT, VOCABULARY, side, None, map)
+        assert made.names == opened.names == (SPLIT.ids if side == "images" else SPLIT.captions) and len(made) == len(opened)
+        for other in (opened, in_memory):
+            assert bool(other.maps) == bool(map)
+            for a, b in zip(made.search(query, 4, 3), other.search(query, 4, 3)): torch.testing.assert_close(a, b)
+        opened.save(tmp_path / "again")
+        assert (tmp_path / "again").read_bytes() == path.read_bytes()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_other_precisions(dtype, tmp_path):
+    model = make_model("scan t-i").to(dtype) if dtype == torch.float64 else make_model("scan t-i")
+    images, captions = encode_all(model, SPLIT, VOCABULARY, progress=False)
+    gallery = Gallery(model, images.to(dtype))
+    gallery.save(tmp_path / "g")
+    opened = Gallery.load(tmp_path / "g", model)
+    assert opened.fragments.values.dtype == dtype and torch.equal(opened.fragments.values, gallery.fragments.values) and torch.equal(opened.fragments.mask, images.mask)
+    assert torch.equal(opened.vectors, gallery.vectors) and opened.vectors.dtype == torch.float32
+
+
+def test_blocks_may_be_of_any_size(tmp_path):
+    model = make_model("imram")
+    images, _ = encode_all(model, SPLIT, VOCABULARY, progress=False)
+    files = []
+    for size in (1, 5, 12):
+        write_gallery(tmp_path / str(size), model, (images[n:n + size] for n in range(0, 12, size)), SPLIT.ids)
+        files.append(Gallery.load(tmp_path / str(size), model))
+    for other in files[1:]: assert torch.equal(other.fragments.values, files[0].fragments.values) and torch.equal(other.fragments.mask, files[0].fragments.mask)
+    torch.testing.assert_close(files[1].vectors, files[0].vectors)
+
+
+def test_another_models_gallery_is_refused(tmp_path):
+    model = make_model("imram")
+    open_gallery(model, SPLIT, VOCABULARY, "images", tmp_path / "g")
+    other = make_model("imram", seed=1)
+    hotter = IMRAM(6, 4 + len(WORDS), 8, 5, direction="full", variant="released", inverse_temperature=4.)
+    hotter.load_state_dict(model.state_dict())
+    for stranger in (other, hotter, make_model("vse")):
+        with pytest.raises(ValueError, match="gallery of another model"): Gallery.load(tmp_path / "g", stranger)
+    with pytest.raises(ValueError, match="gallery of the other side"): open_gallery(model, SPLIT, VOCABULARY, "captions", tmp_path / "g")
+    with pytest.raises(ValueError, match="gallery of other data"): open_gallery(model, make_split(seed=9), VOCABULARY, "images", tmp_path / "g")
+
+
+def test_a_saved_model_keeps_its_fingerprint(tmp_path):
+    model = make_model("imram")
+    save(model, VOCABULARY, tmp_path / "model")
+    assert fingerprint(load(tmp_path / "model")[0]) == fingerprint(model)
+    plain = IMRAM(6, 4 + len(WORDS), 8, 5, direction="full", variant="released", engine=False)
+    plain.load_state_dict(model.state_dict())
+    assert fingerprint(plain) == fingerprint(model)                 # the same scores
+    with torch.no_grad(): next(plain.parameters()).view(-1)[0] += 1e-6
+    assert fingerprint(plain) != fingerprint(model)
+
+
+def test_damaged_and_foreign_files_are_named(tmp_path):
+    model, path = make_model("vse"), tmp_path / "g"
+    with pytest.raises(FileNotFoundError, match="no gallery at"): Gallery.load(path, model)
+    open_gallery(model, SPLIT, VOCABULARY, "images", path)
+    whole = path.read_bytes()
+    for content in (whole[:-1], whole[:20], b"", b"pickle"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{path.name} is cut short"): Gallery.load(path, model)
+    save_file({"values": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match="is no gallery"): Gallery.load(path, model)
+
+
+def test_an_interrupted_writing_leaves_the_old_file(tmp_path):
+    model, path = make_model("vse"), tmp_path / "g"
+    images, _ = encode_all(model, SPLIT, VOCABULARY, progress=False)
+    open_gallery(model, SPLIT, VOCABULARY, "images", path)
+    before = path.read_bytes()
+    def broken():
+        yield images[:4]
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): write_gallery(path, model, broken(), SPLIT.ids)
+    with pytest.raises(ValueError, match="4 rows for 12 names"): write_gallery(path, model, iter([images[:4]]), SPLIT.ids)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+# questions and pictures
+
+def test_questions():
+    model = make_model("scan t-i")
+    images, captions = encode_all(model, SPLIT, VOCABULARY, progress=False)
+    torch.testing.assert_close(ask(model, VOCABULARY, SPLIT.captions[4]).values, captions[4].trimmed().values)
+    torch.testing.assert_close(ask_with_image(model, SPLIT, "image-5").values, images[5].values)
+    assert image_row(SPLIT, 7) == image_row(SPLIT, "image-7") == 7 and ask(model, VOCABULARY, "a zebra runs").lengths.tolist() == [3]
+    for bad, message in (("", "empty"), (" \n", "empty"), ("zebra", "unknown words only")):
+        with pytest.raises(ValueError, match=message): ask(model, VOCABULARY, bad)
+    for bad in ("nobody", 12, -1, "1.5"):
+        with pytest.raises(ValueError, match="no image"): ask_with_image(model, SPLIT, bad)
+
+
+def test_pictures_of_hits():
+    import matplotlib.pyplot as plt
+    picture = np.zeros((4, 4, 3), np.uint8)
+    fig = show_hits("a dog", [picture] * 3, [3, 2, 1], [False, True])
+    assert [ax.spines["left"].get_visible() for ax in fig.axes] == [False, True, False]
+    fig = show_hits(picture, ["a dog", "a cat"], [.5, .25], [True])
+    assert [text.get_text() for text in fig.axes[1].texts] == ["0.50  a dog", "0.25  a cat"]
+    plt.close("all")
+
+
+# bad input
+
+def test_bad_questions_and_galleries():
+    model = make_model("scan t-i")
+    images, captions = encode_all(model, SPLIT, VOCABULARY, progress=False)
+    gallery = Gallery(model, images)
+    for kwargs, message in (({"shortlist": 3, "top": 4}, "shortlist=3 is shorter than top=4"), ({"top": 0}, "at least one answer"), ({"shortlist": 0, "top": 1}, "shorter")):
+        with pytest.raises(ValueError, match=message): gallery.search(captions, **kwargs)
+    with pytest.raises(ValueError, match="no query"): gallery.search(captions[:0])
+    with pytest.raises(ValueError, match="the query is 3 wide, the gallery 8"): gallery.search(Fragments(captions.values[:, :, :3], captions.mask))
+    with pytest.raises(ValueError, match="a gallery holds images or captions"): Gallery(model, images, "sounds")
+    with pytest.raises(ValueError, match="a gallery holds images or captions"): open_gallery(model, SPLIT, VOCABULARY, "sounds")
+    with pytest.raises(ValueError, match="nothing in this gallery"): Gallery(model, images[:0])
+    with pytest.raises(ValueError, match="2 names for 12 images"): Gallery(model, images, names=["a", "b"])
+    broken = Fragments(images.values.clone().fill_(float("nan")), images.mask)
+    with pytest.raises(ValueError, match="NaN or infinity"): Gallery(model, broken)
+    with pytest.raises(ValueError, match="at least one"): Shortlist(torch.zeros(0, 3))
+    with pytest.raises(ValueError, match=r"queries must be \(Q, 8\)"): gallery.index.nearest(torch.zeros(2, 3), 1)
+
+
+def test_scores_that_are_not_numbers_are_refused():
+    model = make_model("vse")
+    images, captions = encode_all(model, SPLIT, VOCABULARY, progress=False)
+    gallery = Gallery(model, images, vectors=summary_vectors(images))
+    gallery.fragments.values[2] = float("nan")
+    with pytest.raises(ValueError, match="nan"): gallery.search(captions[:1], None, 2)
+
+
+def test_bad_tables():
+    full, cheap, right = tables()
+    with pytest.raises(ValueError, match="one shape"): recall_kept(full, cheap[:, :3], right, [1])
+    with pytest.raises(ValueError, match="query 2 has no right answer"):
+        recall_kept(full, cheap, right & (torch.arange(40) != 2)[:, None], [1])
+    with pytest.raises(ValueError, match="nan"): recall_kept(full, cheap * float("nan"), right, [1])
+    I = Fragments(torch.zeros(3, 2, 4), torch.ones(3, 2, dtype=torch.bool))
+    with pytest.raises(ValueError, match="3 images and 3 captions"): fit_maps(I, I, torch.zeros(3, 4))
+    with pytest.raises(ValueError, match="hits and"): show_hits("a", [], [1])
