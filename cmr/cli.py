@@ -150,9 +150,29 @@ def adjust(recipe, model: str | None, settings: dict, args: dict):
 def show_summary(result: dict):
     "What came out, and what to type next."
     typer.echo(f"{result['stopped']}: {result['epochs']} epochs, {result['step']} steps, {result['parameters']:,} weights, "
-               f"{result['seconds']:.0f} s on {result['device']}")
+               f"{result['seconds']:.0f} s on {result['device']}, {result['waiting']:.1%} of the training spent waiting for data")
     if result["best"]: typer.echo(f"best: epoch {result['best_epoch']}, dev R@sum {result['best']['rsum']:.1f}; the curves are in {result['out']}/curves.png")
     typer.echo(f"Next: cmr evaluate {result['out']}")
+
+
+def start(data, recipe, model, out, resume, settings: dict, args: dict, device, *how):
+    "Find data and recipe, train, and say what came out; under a launcher every process does it, and the first one speaks."
+    from cmr.training import read_recipe, train
+    rank, ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    if resume and out: base, recorded = read_recipe(out)
+    data = recorded if resume and out and data is None else data
+    if data is None and ranks > 1: raise ValueError("several processes: say with --data which data folder they share (`cmr data scenes` makes one)")
+    data = pick_data(data)
+    if recipe or not (resume and out): base = pick_recipe(recipe, data, device)
+    final = adjust(base, model, settings, args)
+    out = out or Path("runs") / f"{final.name}-{final.matcher}"
+    shared = f" with {ranks} processes" * (ranks > 1)
+    if not rank: typer.echo(f"Training {final.matcher} on {data} by the recipe {final.name}{shared}; the run goes to {out}")
+    result = train(final, data, out, resume, device, *how)
+    if not rank: show_summary(result)
+    if ranks > 1:
+        from torch import distributed
+        distributed.destroy_process_group()
 
 
 @app.command("train")
@@ -173,8 +193,9 @@ def train_command(
     memory: Annotated[str | None, typer.Option(help="distill, add, mlp, att or gate (IMRAM).")] = None,
     variant: Annotated[str | None, typer.Option(help="paper or released: as printed, or as the authors' code computes it.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU if there is one.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16. Default: fp32.")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read data ahead.")] = 0,
+    precision: Annotated[str | None, typer.Option(help="fp32, tf32 (NVIDIA GPUs) or bf16. Default: fp32.")] = None,
+    engine: Annotated[bool | None, typer.Option("--engine/--no-engine", help="Score by the fast engine, or by the plain batched form.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read data ahead. Default: 0 on a CPU, up to 4 on a GPU.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps, with a checkpoint: to try things out.")] = None,
 ):
     """Train a matcher and keep its best epoch by R@sum on the dev split. Ctrl-C saves a checkpoint first.
@@ -188,6 +209,12 @@ def train_command(
       cmr train --out runs/scan --resume              go on after a stop
 
     \b
+    On several GPUs or machines, which share each batch:
+      accelerate launch --multi_gpu --num_processes 4 -m cmr.cli train --data D
+    With --device cpu at the end, the processes share a CPU (the launcher's own
+    --cpu would start one process only).
+
+    \b
     The run's folder then holds
       best/, last/              models for cmr evaluate and from_pretrained
       metrics.csv, curves.png   loss and recall by epoch
@@ -195,16 +222,9 @@ def train_command(
       tensorboard/              for tensorboard --logdir runs
     """
     with plain_errors():
-        from cmr.training import read_recipe, train
-        args = {"embed_dim": embed_dim, "steps": steps, "direction": direction, "pooling": pooling, "memory": memory, "variant": variant}
+        args = {"embed_dim": embed_dim, "steps": steps, "direction": direction, "pooling": pooling, "memory": memory, "variant": variant, "engine": engine}
         settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
-        if resume and out: base, recorded = read_recipe(out)
-        data = pick_data(recorded if resume and out and data is None else data)
-        if recipe or not (resume and out): base = pick_recipe(recipe, data, device)
-        final = adjust(base, model, settings, args)
-        out = out or Path("runs") / f"{final.name}-{final.matcher}"
-        typer.echo(f"Training {final.matcher} on {data} by the recipe {final.name}; the run goes to {out}")
-        show_summary(train(final, data, out, resume, device, precision, True, max_steps, workers))
+        start(data, recipe, model, out, resume, settings, args, device, precision, True, max_steps, workers)
 
 
 def model_folder(path: Path) -> Path:
@@ -246,6 +266,107 @@ def evaluate_command(
         result, scores = evaluate(matcher.to(make_accelerator(device).device), open_split(data, split), vocabulary, folds)
         typer.echo(f"{folder} on {data}, split {split}{f', mean of {folds} folds' if folds > 1 else ''}\n{result}")
         show_world(scores, data, split)
+
+
+@app.command("bench")
+def bench_command(
+    out: Annotated[Path, typer.Option(help="Folder for benchmarks.json, benchmarks.csv, table.md and benchmark.png.")] = Path("runs/bench"),
+    quick: Annotated[bool, typer.Option("--quick", help="Only the rows that have a bar, about two minutes.")] = False,
+    rows: Annotated[list[str] | None, typer.Option(help="Only rows of this name; * stands for anything. Can be given several times.")] = None,
+    minutes: Annotated[float, typer.Option(min=0, help="Where time runs out, only the engine is measured in the rows that are left.")] = 12,
+    compile: Annotated[bool, typer.Option("--compile", help="On a GPU: measure scoring through torch.compile too.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU if there is one.")] = None,
+):
+    """Measure time and memory of scoring and training: the engine against the published way of computing.
+
+    \b
+    Examples:
+      cmr bench --quick
+      cmr bench --out runs/bench
+      cmr bench --rows "both-full-*-256" --rows "step-*"
+
+    \b
+    A row is called what-direction-K-IMAGESxCAPTIONS-width, what being
+      forward   scoring, no gradient
+      both      scoring, loss and gradients
+      step      a whole training step, with encoders and Adam
+    """
+    with plain_errors():
+        from cmr import bench
+        from cmr.training import make_accelerator
+        kind = make_accelerator(device).device.type
+        wanted = bench.chosen(bench.bar_rows() if quick else bench.all_rows(kind), rows or [])
+        if compile and kind == "cpu": typer.echo("--compile: no GPU here, nothing to compare")
+        content = bench.bench(bench.with_compiled(wanted) if compile and kind != "cpu" else wanted, out, kind, minutes)
+        typer.echo(f"{bench.table(content)}\nWritten to {out}: benchmarks.json, benchmarks.csv, table.md, benchmark.png")
+
+
+def warn_of_unknown(query: str, vocabulary):
+    "Name the words that the model has to guess."
+    from cmr.captions import tokenize
+    unknown = [word for word in tokenize(query) if word not in vocabulary]
+    if unknown: typer.secho(f"words the model doesn't know: {', '.join(unknown)}", fg=typer.colors.YELLOW, err=True)
+
+
+def open_pictures(data: Path, split: str):
+    "The drawn scenes of a split; ValueError where there are none."
+    import numpy as np
+    path = data / f"{split}_pictures.npy"
+    if not path.is_file(): raise ValueError(f"no {path}: --figure needs pictures, which only the built-in scenes have")
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def draw_hits(path: Path, pictures, query, split, gallery, scores: list, rows: list):
+    "Write a figure: pictures for a sentence, or captions for a picture (its row), the ones written for it in green."
+    from cmr.captions import whole_file
+    from cmr.search import show_hits
+    if isinstance(query, str): figure = show_hits(query, [pictures[row] for row in rows], scores)
+    else: figure = show_hits(pictures[query], [gallery.names[row] for row in rows], scores, [split.image_of_caption[row] == query for row in rows])
+    with whole_file(path) as partial: figure.savefig(partial, format=path.suffix[1:] or "png", dpi=100)
+
+
+@app.command("search")
+def search_command(
+    model: Annotated[Path, typer.Argument(help="Folder of a run (its best epoch is taken) or of a model.")],
+    query: Annotated[str | None, typer.Argument(help="What to look for, in words: finds images.")] = None,
+    image: Annotated[str | None, typer.Option(help="Ask with this image of the split instead (its id or row): finds captions.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data folder. Default: data/scenes.")] = None,
+    split: Annotated[str, typer.Option(help="The gallery: test, dev, train, testall, ...")] = "test",
+    top: Annotated[int, typer.Option(min=1, help="How many answers.")] = 5,
+    shortlist: Annotated[int, typer.Option(min=1, help="How many the matcher looks at, chosen by cheap vectors; with as many as there are, the ranking is exact.")] = 100,
+    index: Annotated[Path | None, typer.Option(help="File of the encoded gallery: written the first time, read from then on.")] = None,
+    fit: Annotated[bool, typer.Option("--fit", help="Fit the cheap vectors to the model's scores of some training pairs: a shortlist then loses less.")] = False,
+    figure: Annotated[Path | None, typer.Option(help="Draw the answers into this file (built-in scenes only).")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU if there is one.")] = None,
+):
+    """Find images for a sentence, or captions for an image.
+
+    \b
+    Examples:
+      cmr search runs/scenes-imram "a red circle above a green square"
+      cmr search runs/scenes-imram "a blue heart" --top 3 --figure hits.png
+      cmr search runs/scenes-imram --image test-3 --top 8
+      cmr search runs/coco "a dog on a sofa" --data data/coco --fit --index coco.safetensors
+    """
+    with plain_errors():
+        from cmr.data import open_split
+        from cmr.matcher import load
+        from cmr.search import ask, ask_with_image, image_row, learn_maps, open_gallery
+        from cmr.training import make_accelerator
+        if (query is None) == (image is None): raise ValueError('ask with words or with --image, one of the two, as in: cmr search MODEL "a red circle"')
+        if shortlist < top: raise ValueError(f"--shortlist {shortlist} is shorter than --top {top}: look at more, or ask for fewer")
+        matcher, vocabulary = load(model_folder(model))
+        matcher.to(make_accelerator(device).device)
+        data = pick_data(data)
+        where, pictures = open_split(data, split), open_pictures(data, split) if figure else None
+        asked = ask(matcher, vocabulary, query) if image is None else ask_with_image(matcher, where, image)
+        maps = learn_maps(matcher, open_split(data, "train"), vocabulary) if fit and not (index and index.is_file()) else None
+        gallery = open_gallery(matcher, where, vocabulary, "images" if image is None else "captions", index, maps)
+        if fit and not gallery.maps: raise ValueError(f"{index} was written without --fit: delete it and ask again, or leave --fit out")
+        scores, rows = (found[0].tolist() for found in gallery.search(asked, shortlist, top))
+        if query: warn_of_unknown(query, vocabulary)
+        for place, (score, row) in enumerate(zip(scores, rows), 1): typer.echo(f"{place:3}  {score:8.3f}  {gallery.names[row]}")
+        if figure: draw_hits(figure, pictures, query or image_row(where, image), where, gallery, scores, rows)
 
 
 if __name__ == "__main__": sys.exit(app())

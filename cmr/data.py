@@ -560,13 +560,18 @@ def batches(
     epoch: int = 0,         # another epoch is another order
     start: int = 0,         # leave out so many batches: where an interrupted epoch goes on
     shuffle: bool = True,   # False: in the split's order
-    workers: int = 0,       # processes that read ahead
+    workers: int = 0,       # processes that read ahead, two batches each
+    part: tuple[int, int] = (0, 1), # (rank, ranks): of each batch only this rank's equal part
+    pin: bool = False,      # in page-locked memory, from where a GPU copies while it computes
 ) -> DataLoader:            # of `Batch`
-    "The batches of one epoch; the order depends on seed and epoch only. A last batch of one is left out: it has no negatives."
-    if batch_size < 2 or len(split) < 2:
-        raise ValueError(f"{split.source}: a batch of one has no negatives (batch_size={batch_size}, {len(split)} captions); use 2 or more")
-    order = np.random.default_rng([seed, epoch]).permutation(len(split)) if shuffle else np.arange(len(split))
-    chosen = [order[i:i + batch_size].tolist() for i in range(0, len(order), batch_size)]
-    if len(chosen[-1]) == 1: chosen.pop()
+    "The batches of one epoch; the order depends on seed and epoch only. Left out: a last batch of one, and what ranks cannot share equally."
+    (rank, ranks), n = part, len(split)
+    if batch_size < 2 or n < max(2, ranks):
+        raise ValueError(f"{split.source}: a batch of one has no negatives (batch_size={batch_size}, {n} captions, {ranks} processes); use 2 or more")
+    if batch_size % ranks: raise ValueError(f"batch_size={batch_size} cannot be divided among {ranks} processes: use a multiple of {ranks}")
+    order = np.random.default_rng([seed, epoch]).permutation(n) if shuffle else np.arange(n)
+    sizes = [min(batch_size, n - i) // ranks for i in range(0, n, batch_size)] # of a rank's part of each batch
+    chosen = [order[i * batch_size + rank * size:][:size].tolist() for i, size in enumerate(sizes)]
+    if sizes[-1] * ranks < 2: chosen.pop()
     return DataLoader(CaptionPairs(split, vocabulary), batch_sampler=chosen[start:], collate_fn=collate, num_workers=workers,
-                      pin_memory=torch.cuda.is_available(), generator=torch.Generator().manual_seed(seed))
+                      pin_memory=pin, generator=torch.Generator().manual_seed(seed))

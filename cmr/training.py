@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'FREE', 'COLUMNS', 'Recipe', 'check_recipe', 'step_size', 'accepted', 'build', 'for_matcher', 'evaluate',
-           'chance', 'make_accelerator', 'repeatable', 'Standing', 'check_splits', 'data_fingerprint', 'Run',
-           'train_step', 'Interrupt', 'write_checkpoint', 'begin', 'read_checkpoint', 'check_same', 'restore',
-           'train_epoch', 'end_epoch', 'write_metrics', 'finished', 'curves', 'summary', 'check_out', 'write_recipe',
-           'read_recipe', 'train', 'loop']
+           'chance', 'make_accelerator', 'repeatable', 'Standing', 'check_splits', 'data_fingerprint', 'reading_ahead',
+           'Run', 'agreed', 'plainly', 'batch_scores', 'train_step', 'Interrupt', 'together', 'write_checkpoint',
+           'begin', 'read_checkpoint', 'check_same', 'restore', 'set_off', 'train_epoch', 'end_epoch', 'write_metrics',
+           'finished', 'curves', 'summary', 'check_out', 'write_recipe', 'read_recipe', 'train', 'loop']
 
 # %% ../nbs/10_training.ipynb #bd964c81
 import csv
@@ -20,8 +20,11 @@ import os
 import signal
 import threading
 import time
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +34,7 @@ from tqdm.auto import tqdm
 
 from .captions import Vocabulary, whole_file
 from .data import Batch, ImageCaptions, batches, check_vocabulary, open_split
+from .engine import everyones, gathered, joint_scores, ranks, sum_gradients, wide
 from .losses import triplet
 from .matcher import Matcher, encode_all, matcher_class, save, score_all, standardise_from
 from .recall import Report, report
@@ -153,20 +157,31 @@ def chance(
 # %% ../nbs/10_training.ipynb #54fdb9cf
 def make_accelerator(
     device: str | None = None,    # "cpu" or "cuda"; None: the GPU if there is one
-    precision: str | None = None, # "fp32" or "bf16"; None: fp32
+    precision: str | None = None, # "fp32", "tf32" or "bf16"; None: fp32
 ):                                # accelerate.Accelerator
-    "Where and how precisely to compute; ValueError for what this machine does not have."
+    "Where and how precisely to compute; connects the processes of a launcher. ValueError for what this machine does not have."
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device not in ("cpu", "cuda"): raise ValueError(f'device={device!r}: choose "cpu" or "cuda"')
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device='cuda', but PyTorch finds no CUDA GPU here: use device='cpu', or install PyTorch for your GPU")
-    if precision not in (None, "fp32", "bf16"): raise ValueError(f'precision={precision!r}: choose "fp32" or "bf16"')
+    from accelerate.utils import InitProcessGroupKwargs, parse_flag_from_env
+    device = device or ("cuda" if torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU") else "cpu")
+    _check_machine(device, precision)
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
     AcceleratorState._reset_state(reset_partial_state=True) # a notebook may ask for another one later
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
-    if accelerator.num_processes > 1: raise ValueError(f"{accelerator.num_processes} processes: training uses one; start it without a launcher")
-    return accelerator
+    patient = InitProcessGroupKwargs(timeout=timedelta(days=1)) # the other ranks wait while the first one evaluates
+    return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no", kwargs_handlers=[patient])
+
+def _check_machine(device: str, precision: str | None) -> None:
+    def need(fine, message):
+        if not fine: raise ValueError(message)
+    need(device in ("cpu", "cuda"), f'device={device!r}: choose "cpu" or "cuda"')
+    need(device == "cpu" or torch.cuda.is_available(), "device='cuda', but PyTorch finds no CUDA GPU here: use device='cpu', or install PyTorch for your GPU")
+    need(precision in (None, "fp32", "tf32", "bf16"), f'precision={precision!r}: choose "fp32", "tf32" or "bf16"')
+    need(precision != "tf32" or (device == "cuda" and torch.cuda.get_device_capability() >= (8, 0)),
+         "precision='tf32' is a way in which NVIDIA GPUs from the Ampere generation (2020) on multiply; there is none here: use fp32 or bf16")
+    started = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    need(device == "cpu" or started <= torch.cuda.device_count(), f"{started} processes for {torch.cuda.device_count()} GPUs: start one for each")
 
 @contextmanager
 def repeatable(
@@ -190,9 +205,13 @@ class Standing:
     loss: float = 0.0       # sum of the loss in this epoch so far
     pairs: int = 0          # pairs it was summed over
     seconds: float = 0.0    # time this epoch has taken so far
+    waiting: float = 0.0    # of that, time in which there was no batch to work on
     best: float = -1.0      # highest R@sum
     best_epoch: int = 0     # when that was
     rows: list = field(default_factory=list) # the metrics, a dict an epoch
+
+    @property
+    def share(self) -> float: return min(1.0, self.waiting / self.seconds) if self.seconds else 0.0 # of this epoch's time, spent waiting
 
 def check_splits(train: ImageCaptions, dev: ImageCaptions) -> None:
     "ValueError naming the files where there is nothing to learn from or the two splits do not fit."
@@ -207,9 +226,14 @@ def data_fingerprint(train: ImageCaptions, dev: ImageCaptions) -> dict:
     digest = hashlib.sha256("\n".join([*train.captions, *dev.captions]).encode()).hexdigest()[:16]
     return {**sizes, "region_dim": train.region_dim, "text": digest}
 
+def reading_ahead(device: str) -> int:
+    "How many processes read ahead by default: none on a CPU, which computes meanwhile with every core; on a GPU up to four of the cores that are left."
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if device == "cpu" else min(4, max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1, 0))
+
 # %% ../nbs/10_training.ipynb #0ee0d0d3
 class Run:
-    "A training run in one process: model, optimiser, data, and how far it has come."
+    "A training run as one process has it: model, optimiser, data, and how far it has come."
 
     def __init__(self,
         recipe: Recipe,
@@ -219,42 +243,78 @@ class Run:
         precision: str | None = None, # as for make_accelerator
         progress: bool = True,
     ):
-        self.recipe, self.out, self.progress, self.at = recipe, Path(out_folder), progress, Standing()
+        self.recipe, self.out, self.at = recipe, Path(out_folder), Standing()
         self.train, self.dev = open_split(data_folder, "train"), open_split(data_folder, "dev")
         check_splits(self.train, self.dev)
         self.vocabulary = Vocabulary.build(self.train.captions, recipe.min_count, recipe.marks, recipe.max_words)
         model = build(recipe, self.train.region_dim, len(self.vocabulary))
         self.accelerator = make_accelerator(device, precision)
-        optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=recipe.lr)
-        self.model, self.optimiser = self.accelerator.prepare(model, optimiser)
+        self.device, self.main = self.accelerator.device, ranks()[0] == 0 # main: the process that evaluates and writes
+        self.progress, self.model = progress and self.main, model.to(self.device)
+        self.optimiser = self.accelerator.prepare(torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=recipe.lr))
         self.data = data_fingerprint(self.train, self.dev)
+        self.loader() # what is wrong with captions or batch size is said now
 
     @property
-    def bare(self) -> Matcher: return self.accelerator.unwrap_model(self.model)
-    @property
     def checkpoint(self) -> Path: return self.out / "last" / "training.pt"
+
+    def loader(self, workers: int | None = None):
+        "This process's part of the batches that the epoch has still to do; `workers` as for `train`."
+        return batches(self.train, self.vocabulary, self.recipe.batch_size, self.recipe.seed, self.at.epoch, self.at.batch, part=ranks(),
+                       workers=reading_ahead(self.device.type) if workers is None else workers, pin=self.device.type == "cuda")
+
+# %% ../nbs/10_training.ipynb #9cacc2fa
+def agreed(
+    words: Sequence[float], # numbers, as many on each process
+    device: torch.device,
+) -> list[float]:
+    "Place by place the largest number that any process says; it waits for all of them. A process alone agrees with itself."
+    if ranks()[1] == 1: return list(words)
+    return everyones(torch.tensor(words, dtype=torch.float64, device=device)).amax(0).tolist()
+
+@contextmanager
+def plainly():
+    "Inside, a process whose neighbour has gone says so, instead of how the connection broke."
+    try: yield
+    except RuntimeError as problem:
+        if ranks()[1] == 1 or not (isinstance(problem, torch.distributed.DistError) or "gloo" in str(problem)): raise
+        raise RuntimeError("another process of this run has stopped; its own message says why. What was saved is whole: go on with --resume") from problem
+
+def batch_scores(
+    model: Matcher,
+    batch: Batch,   # this process's part of the joint batch
+) -> tuple[Tensor, Tensor]: # (B, B) scores of the joint batch, float32 or wider, and which images are the same
+    "Encode one's own part, gather all images, score one's own captions with them, and put the columns of all processes side by side."
+    images, captions = gathered(model.encode_images(batch.features, batch.mask)), model.encode_captions(batch.tokens, batch.lengths)
+    scores = joint_scores(wide(model.score(images, captions)))
+    image = everyones(batch.image).flatten() if ranks()[1] > 1 else batch.image
+    return scores, image[:, None] == image
 
 # %% ../nbs/10_training.ipynb #0a6e5002
 def train_step(
     run: Run,
-    batch: Batch,
-) -> float:     # the loss of the batch, summed as in Eq. 13
+    batch: Batch, # this process's part of the joint batch
+) -> float:       # the loss of the joint batch, summed as in Eq. 13
     "Forward, loss, backward, clip, update. ValueError where loss or gradient stops being a number; the weights are not touched then."
-    recipe, batch = run.recipe, batch.to(run.accelerator.device)
+    recipe, batch = run.recipe, batch.to(run.device, non_blocking=True)
     negatives = "all" if run.at.step < recipe.warmup_steps else recipe.negatives
     try:
-        with run.accelerator.autocast(): scores = run.model(batch.features, batch.tokens, batch.lengths, batch.mask)
-        loss = triplet(scores, recipe.margin, negatives, batch.same_image)
-        if negatives != recipe.negatives: loss = loss / (len(batch) - 1)
+        with run.accelerator.autocast(): scores, same_image = batch_scores(run.model, batch)
+        loss = triplet(scores, recipe.margin, negatives, same_image)
+        if negatives != recipe.negatives: loss = loss / (len(scores) - 1)
     except ValueError as problem: raise ValueError(f"step {run.at.step + 1}, {run.train.source}: {problem}{_kept(run)}") from problem
     run.optimiser.zero_grad()
     run.accelerator.backward(loss)
+    sum_gradients(list(run.model.parameters()))
     norm = run.accelerator.clip_grad_norm_(run.model.parameters(), recipe.clip or float("inf"))
     if not torch.isfinite(loss + norm):
         raise ValueError(f"step {run.at.step + 1}: loss {loss.item()}, gradient {norm.item()}: lower lr={recipe.lr} or clip={recipe.clip}{_kept(run)}")
     run.optimiser.step()
     return loss.item()
 
+def _kept(run: Run) -> str: return f". The checkpoint before that is kept in {run.checkpoint.parent}" if run.checkpoint.is_file() else ""
+
+# %% ../nbs/10_training.ipynb #6f1f2a5e
 class Interrupt:
     "Turns the first Ctrl-C into a request, which the loop grants between two steps; the second one stops at once."
     def __enter__(self):
@@ -269,7 +329,20 @@ class Interrupt:
     def __exit__(self, *_):
         if self.main: signal.signal(signal.SIGINT, self.before or signal.SIG_DFL)
 
-def _kept(run: Run) -> str: return f". The checkpoint before that is kept in {run.checkpoint.parent}" if run.checkpoint.is_file() else ""
+def together(run: Run, loader, interrupt: Interrupt) -> Iterator[tuple[Batch, bool]]:
+    "One's parts of the joint batches, while all processes have theirs and none asks to stop; True where the joint batch shows two images or more."
+    source = iter(loader)
+    for _ in range(len(loader)):
+        clock, batch, problem = time.monotonic(), None, None
+        try: batch = next(source)
+        except Exception as error: problem = error # noqa: BLE001  the others must hear of it first
+        run.at.waiting += time.monotonic() - clock
+        images = [0] if problem else batch.image.tolist()
+        failed, asked, last, first = agreed([problem is not None, interrupt.asked, max(images), -min(images)], run.device)
+        if problem: raise problem
+        if failed: raise RuntimeError("another process could not read its part of the batch; its own message says why. Mend that, and go on with --resume")
+        if asked: return
+        yield batch, last > -first
 
 # %% ../nbs/10_training.ipynb #288791cc
 @contextmanager
@@ -281,17 +354,18 @@ def _or_as_before(path: Path):
         raise OSError(problem.errno, f"writing {path}: {problem.strerror or problem}; what was there before is still whole") from problem
 
 def write_checkpoint(run: Run) -> None:
-    "Write last/training.pt and the model beside it, each whole or not at all; OSError leaves what was there before."
-    state = {"weights": run.bare.state_dict(), "optimiser": run.optimiser.state_dict(), "standing": asdict(run.at),
+    "Write last/training.pt and the model beside it, each whole or not at all; OSError leaves what was there before. Only the main process writes."
+    if not run.main: return
+    state = {"weights": run.model.state_dict(), "optimiser": run.optimiser.state_dict(), "standing": asdict(run.at),
              "recipe": asdict(run.recipe), "data": run.data, "random": _random_state()}
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with _or_as_before(run.checkpoint) as partial: partial.write_bytes(buffer.getbuffer())
-    save(run.bare, run.vocabulary, run.checkpoint.parent)
+    save(run.model, run.vocabulary, run.checkpoint.parent)
 
 def begin(run: Run) -> None:
     "The first checkpoint, before the first step: from now on the run can be resumed."
-    if run.recipe.standardise: standardise_from(run.bare, run.train, progress=run.progress)
+    if run.recipe.standardise: standardise_from(run.model, run.train, progress=run.progress)
     write_checkpoint(run)
 
 def _random_state() -> dict:
@@ -321,70 +395,84 @@ def restore(run: Run) -> None:
     "Put a run where its last checkpoint was; raises as `read_checkpoint` and `check_same`."
     state = read_checkpoint(run.checkpoint)
     check_same(run.recipe, run.data, state, run.checkpoint)
-    run.bare.load_state_dict(state["weights"])
+    run.model.load_state_dict(state["weights"])
     run.optimiser.load_state_dict(state["optimiser"])
     run.at = Standing(**state["standing"])
     torch.set_rng_state(state["random"]["cpu"])
     if torch.cuda.is_available() and state["random"]["cuda"]: torch.cuda.set_rng_state_all(state["random"]["cuda"])
+
+def set_off(run: Run, data_folder: str | Path, resume: bool = False) -> None:
+    "Begin or resume. Nothing is written before all processes have looked; the others begin with what the main one wrote."
+    agreed([0], run.device)
+    if run.main:
+        for left in run.out.glob(".*.part"): left.unlink(missing_ok=True) # of a run that was killed
+        restore(run) if resume else begin(run)
+        write_recipe(run.recipe, data_folder, run.out)
+    agreed([0], run.device)
+    if not run.checkpoint.is_file(): raise FileNotFoundError(f"process {ranks()[0]} does not see {run.checkpoint}: give all machines one folder for the run")
+    if not run.main: restore(run)
 
 # %% ../nbs/10_training.ipynb #7c7f8bfc
 def train_epoch(
     run: Run,
     bar: tqdm,
     interrupt: Interrupt,
-    writer,                       # TensorBoard's SummaryWriter
+    writer,                       # TensorBoard's SummaryWriter, in the main process
     max_steps: int | None = None, # stop there, inside the epoch
-    workers: int = 0,             # processes that read ahead
+    workers: int | None = None,   # processes that read ahead
 ) -> bool:                        # True: the epoch is complete
     "The batches of one epoch that are still to do."
     at, recipe, saved, clock = run.at, run.recipe, time.monotonic(), time.monotonic()
     for group in run.optimiser.param_groups: group["lr"] = step_size(recipe, at.epoch)
     run.model.train()
-    loader = batches(run.train, run.vocabulary, recipe.batch_size, recipe.seed, at.epoch, at.batch, workers=workers)
+    loader = run.loader(workers)
     total = at.batch + len(loader)
-    for batch in loader:
-        if not batch.same_image.all(): # a batch of one image has no negatives
-            loss = train_step(run, batch)
-            at.step, at.loss, at.pairs = at.step + 1, at.loss + loss, at.pairs + len(batch)
-            writer.add_scalar("loss/step", loss / len(batch), at.step)
+    for batch, mixed in together(run, loader, interrupt):
+        if mixed: # a batch of one image has no negatives
+            loss, pairs = train_step(run, batch), len(batch) * ranks()[1]
+            at.step, at.loss, at.pairs = at.step + 1, at.loss + loss, at.pairs + pairs
+            if writer: writer.add_scalar("loss/step", loss / pairs, at.step)
         at.batch, at.seconds, clock = at.batch + 1, at.seconds + time.monotonic() - clock, time.monotonic()
         bar.set_postfix(loss=f"{at.loss / max(at.pairs, 1):.3f}", refresh=False)
         bar.update()
-        if interrupt.asked or at.step == max_steps: break
+        if at.step == max_steps: break
         if clock - saved >= 60 * recipe.save_every:
             write_checkpoint(run)
             saved = time.monotonic()
     return at.batch >= total
 
 # %% ../nbs/10_training.ipynb #7baa04a1
-COLUMNS = ("epoch", "step", "loss", "lr", "seconds", "rsum", "text_r1", "text_r5", "text_r10", "image_r1", "image_r5", "image_r10")
+COLUMNS = ("epoch", "step", "loss", "lr", "seconds", "waiting", "rsum", "text_r1", "text_r5", "text_r10", "image_r1", "image_r5", "image_r10")
 
 def end_epoch(
     run: Run,
     bar: tqdm,
-    writer,     # TensorBoard's SummaryWriter
+    writer,     # TensorBoard's SummaryWriter, in the main process
 ) -> None:
     "Evaluate on dev, keep the best model, note the metrics, and write the checkpoint."
     at, clock = run.at, time.monotonic()
-    result, _ = evaluate(run.bare, run.dev, run.vocabulary, progress=run.progress)
-    seconds = at.seconds + time.monotonic() - clock
-    row = {"epoch": at.epoch + 1, "step": at.step, "loss": at.loss / max(at.pairs, 1), "lr": step_size(run.recipe, at.epoch), "seconds": seconds}
-    at.rows.append({**row, **{key: getattr(result, key) for key in COLUMNS[5:]}})
-    at.epoch, at.batch, at.loss, at.pairs, at.seconds = at.epoch + 1, 0, 0.0, 0, 0.0
-    better = result.rsum > at.best
-    if better:
-        at.best, at.best_epoch = result.rsum, at.epoch
-        save(run.bare, run.vocabulary, run.out / "best")
+    found = [-1.0] * len(COLUMNS[6:])
+    if run.main:
+        result, _ = evaluate(run.model, run.dev, run.vocabulary, progress=run.progress)
+        found = [getattr(result, key) for key in COLUMNS[6:]]
+    row = {"epoch": at.epoch + 1, "step": at.step, "loss": at.loss / max(at.pairs, 1), "lr": step_size(run.recipe, at.epoch),
+           "seconds": at.seconds + time.monotonic() - clock, "waiting": at.share, **dict(zip(COLUMNS[6:], agreed(found, run.device)))}
+    at.rows.append(row)
+    at.epoch, at.batch, at.loss, at.pairs, at.seconds, at.waiting = at.epoch + 1, 0, 0.0, 0, 0.0, 0.0
+    better = row["rsum"] > at.best
+    if better: at.best, at.best_epoch = row["rsum"], at.epoch
+    if not run.main: return
+    if better: save(run.model, run.vocabulary, run.out / "best")
     write_checkpoint(run)
     write_metrics(at.rows, run.out / "metrics.csv")
-    for key, value in at.rows[-1].items(): writer.add_scalar(f"epoch/{key}", value, at.step)
-    if run.progress: bar.write(f"epoch {at.epoch}: loss {row['loss']:.3f}, dev R@sum {result.rsum:.1f}{' (best so far)' if better else ''}")
+    for key, value in row.items(): writer.add_scalar(f"epoch/{key}", value, at.step)
+    if run.progress: bar.write(f"epoch {at.epoch}: loss {row['loss']:.3f}, dev R@sum {row['rsum']:.1f}{' (best so far)' if better else ''}")
 
 def write_metrics(
     rows: list[dict], # one an epoch
     path: Path,       # metrics.csv
 ) -> None:
-    "All rows anew, so that the file is whole at any moment."
+    "All rows anew, so that the file is whole at any moment; a column that an older run lacks stays empty."
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     table.writeheader()
@@ -428,9 +516,10 @@ def summary(run: Run, stopped: str) -> dict:
     "What came out, in a dict that json can hold."
     at = run.at
     best = next((row for row in at.rows if row["epoch"] == at.best_epoch), {})
-    return {"name": run.recipe.name, "matcher": run.recipe.matcher, "out": str(run.out), "device": run.accelerator.device.type, "stopped": stopped,
+    shares = [row["waiting"] for row in at.rows if "waiting" in row] + [at.share] * (at.seconds > 0)
+    return {"name": run.recipe.name, "matcher": run.recipe.matcher, "out": str(run.out), "device": run.device.type, "ranks": ranks()[1], "stopped": stopped,
             "epochs": at.epoch, "step": at.step, "seconds": sum(row["seconds"] for row in at.rows) + at.seconds,
-            "parameters": sum(p.numel() for p in run.bare.parameters()), "best_epoch": at.best_epoch, "best": best}
+            "waiting": float(np.mean(shares or [0])), "parameters": sum(p.numel() for p in run.model.parameters()), "best_epoch": at.best_epoch, "best": best}
 
 def check_out(out: Path, resume: bool) -> None:
     "FileExistsError where a folder holds a run that was not to be resumed, FileNotFoundError where it holds none that was; nothing is touched."
@@ -465,36 +554,36 @@ def train(
     out_folder: str | Path,       # gets best/, last/, metrics.csv, curves.png, recipe.json, tensorboard/
     resume: bool = False,         # go on from last/training.pt
     device: str | None = None,    # "cpu" or "cuda"; None: the GPU if there is one
-    precision: str | None = None, # "fp32" or "bf16"; None: fp32
+    precision: str | None = None, # "fp32", "tf32" or "bf16"; None: fp32
     progress: bool = True,        # bar and a line an epoch
     max_steps: int | None = None, # stop after so many steps, with a checkpoint
-    workers: int = 0,             # processes that read ahead
+    workers: int | None = None,   # processes that read ahead; None: `reading_ahead` says how many
 ) -> dict:                        # see `summary`
     "Train a recipe's matcher (Eq. 13) and keep the best epoch by R@sum on dev; raises as its parts do, before anything is lost."
     out = Path(out_folder)
     check_out(out, resume)
     run = Run(recipe, data_folder, out, device, precision, progress)
-    for left in out.glob(".*.part"): left.unlink(missing_ok=True) # of a run that was killed
-    restore(run) if resume else begin(run)
-    write_recipe(recipe, data_folder, out)
-    with repeatable(run.accelerator.device): stopped = loop(run, max_steps, workers)
-    if run.at.rows:
+    with plainly():
+        set_off(run, data_folder, resume)
+        with repeatable(run.device): stopped = loop(run, max_steps, workers)
+    if run.at.rows and run.main:
         with _or_as_before(out / "curves.png") as partial: curves(run.at.rows, recipe.margin).savefig(partial, format="png", dpi=120)
     return summary(run, stopped)
 
-def loop(run: Run, max_steps: int | None = None, workers: int = 0) -> str:
+def loop(run: Run, max_steps: int | None = None, workers: int | None = None) -> str:
     "Epoch after epoch until something ends the run; returns what did. KeyboardInterrupt after a checkpoint where the reader asks to stop."
     from torch.utils.tensorboard import SummaryWriter
     at, size = run.at, -(-len(run.train) // run.recipe.batch_size)
     total = min(run.recipe.epochs * size, max_steps or run.recipe.epochs * size)
-    writer = SummaryWriter(run.out / "tensorboard", purge_step=at.step + 1)
     bar = tqdm(total=total, initial=at.epoch * size + at.batch, unit="batch", disable=not run.progress)
-    with Interrupt() as interrupt, bar, writer:
+    with Interrupt() as interrupt, bar, SummaryWriter(run.out / "tensorboard", purge_step=at.step + 1) if run.main else nullcontext() as notes:
+        if (left := len(run.train) % run.recipe.batch_size % ranks()[1]) and run.main:
+            (bar.write if run.progress else warnings.warn)(f"each epoch leaves out {left} of its captions: {ranks()[1]} processes cannot share its last batch equally")
         if run.progress and not at.step: bar.write(f"by chance: dev R@sum {chance(run.dev):.1f}")
         while not (why := finished(run)):
             if max_steps and at.step >= max_steps: return f"max_steps={max_steps} reached"
             bar.set_description(f"epoch {at.epoch + 1}/{run.recipe.epochs}")
-            if train_epoch(run, bar, interrupt, writer, max_steps, workers): end_epoch(run, bar, writer)
+            if train_epoch(run, bar, interrupt, notes, max_steps, workers): end_epoch(run, bar, notes)
             else: write_checkpoint(run)
-            if interrupt.asked: raise KeyboardInterrupt(f"stopped at step {at.step}, all saved; go on with: cmr train --out {run.out} --resume")
+            if agreed([interrupt.asked], run.device)[0]: raise KeyboardInterrupt(f"stopped at step {at.step}, all saved; go on with: cmr train --out {run.out} --resume")
     return why

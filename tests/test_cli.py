@@ -42,7 +42,7 @@ def test_version_is_that_of_settings():
     assert call("--version").strip() == f"cmr {parser['DEFAULT']['version']}"
 
 
-@pytest.mark.parametrize("words", [[], ["data"], ["data", "scenes"], ["data", "convert"], ["train"], ["evaluate"]])
+@pytest.mark.parametrize("words", [[], ["data"], ["data", "scenes"], ["data", "convert"], ["train"], ["evaluate"], ["search"]])
 def test_help_is_there_with_examples(words):
     output = call(*words, "--help")
     assert "Usage" in output and ("cmr " + " ".join(words)).strip() in output
@@ -172,3 +172,38 @@ def test_ctrl_c_is_no_error(world, tmp_path, monkeypatch):
     def stopped(*args): raise KeyboardInterrupt("stopped at step 3, all saved")
     monkeypatch.setattr(cmr.training, "train", stopped)
     assert "stopped at step 3, all saved" in call("train", "--data", world, "--out", tmp_path / "run", code=130)
+
+
+def test_bench_measures_what_it_is_asked_to(tmp_path):
+    assert "cmr bench" in call("bench", "--help") and "Examples" in call("bench", "--help")
+    assert "no row fits 'x'" in call("bench", "--rows", "x", "--out", tmp_path, code=2) and not list(tmp_path.iterdir())
+    said = call("bench", "--rows", "both-full-3-4x4-256", "--compile", "--device", "cpu", "--out", tmp_path)
+    assert "no GPU here" in said and "| both-full-3-4x4-256 |" in said and (tmp_path / "benchmark.png").is_file()
+
+
+def test_search_both_ways(run, world, tmp_path):
+    out, index = run[0], tmp_path / "images.safetensors"
+    asked = ["search", out, "a red dog runs", "--data", world, "--top", 3, "--index", index]
+    first = call(*asked, "--fit")
+    assert index.is_file() and first == call(*asked) == call(*asked, "--fit")
+    assert [line.split()[0] for line in first.splitlines()[-3:]] == ["1", "2", "3"]
+    assert "words the model doesn't know: zebra" in call("search", out, "a red zebra", "--data", world)
+    found = call("search", out, "--image", 2, "--data", world, "--top", 12, "--shortlist", 12)
+    assert sorted(line.split(maxsplit=2)[2] for line in found.splitlines()[-12:]) == sorted(open_split(world, "test").captions)
+    write_world(tmp_path / "other", seed=1)
+    for words, message in (([], "one of the two"), (["a dog", "--image", 2], "one of the two"), (["a dog", "--top", 9, "--shortlist", 5], "shorter than --top 9"),
+                           (["zebra"], "unknown words only"), ([""], "empty"), (["--image", "nobody"], "no image 'nobody'"), (["a dog", "--figure", "x.png"], "--figure needs pictures"),
+                           (["--image", 2, "--index", index], "of the other side"), (["a dog", "--index", index, "--data", tmp_path / "other"], "of other data")):
+        assert message in call("search", out, "--data", world, *words, code=2).replace("\n", " ")
+    call("search", out, "a dog", "--data", world, "--index", tmp_path / "plain")
+    assert "without --fit" in call("search", out, "a dog", "--data", world, "--index", tmp_path / "plain", "--fit", code=2)
+    call("train", "--data", world, "--out", tmp_path / "run", *QUICK, "--seed", 5)
+    assert "of another model" in call("search", tmp_path / "run", "a dog", "--data", world, "--index", index, code=2)
+
+
+def test_search_draws(run, tmp_path):
+    data = write_world(tmp_path)
+    np.save(data / "test_pictures.npy", np.zeros((6, 8, 8, 3), np.uint8))
+    for n, words in enumerate((["a red dog"], ["--image", 0])):
+        call("search", run[0], *words, "--data", data, "--figure", tmp_path / f"{n}.png")
+        assert (tmp_path / f"{n}.png").read_bytes()[:4] == b"\x89PNG"

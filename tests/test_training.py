@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import signal
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from cmr.training import (
     RECIPES,
     Recipe,
     Run,
+    batch_scores,
     build,
     chance,
     curves,
@@ -30,6 +32,7 @@ from cmr.training import (
     make_accelerator,
     read_checkpoint,
     read_recipe,
+    reading_ahead,
     restore,
     step_size,
     train,
@@ -141,7 +144,7 @@ def test_resume_gives_the_same_bits(matcher, args, world, tmp_path):
     moments = [[x for entry in state["optimiser"]["state"].values() for x in entry.values()] for state in states]
     assert moments[0] and all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(*moments))
     assert result["best"]["rsum"] == again["best"]["rsum"] and result["best_epoch"] == again["best_epoch"]
-    rows = [[{key: value for key, value in row.items() if key != "seconds"} for row in state["standing"]["rows"]] for state in states]
+    rows = [[{key: value for key, value in row.items() if key not in ("seconds", "waiting")} for row in state["standing"]["rows"]] for state in states]
     assert rows[0] == rows[1]
     best = [load(tmp_path / name / "best")[0].state_dict() for name in ("whole", "parts")]
     assert equal(*best)
@@ -210,6 +213,54 @@ def test_bf16_on_request(world, tmp_path):
     assert not equal(weights(tmp_path / "run"), weights(tmp_path / "full"))
 
 
+@pytest.mark.parametrize("matcher", ["vse", "scan", "imram"])
+def test_scores_and_loss_are_float32_under_bf16(matcher, world, tmp_path):
+    run = Run(replace(RECIPE, matcher=matcher, args=SMALL), world, tmp_path, "cpu", "bf16", progress=False)
+    batch = next(iter(run.loader()))
+    with run.accelerator.autocast():
+        scores, same_image = batch_scores(run.model, batch)
+        assert run.model.encode_images(batch.features, batch.mask).values.dtype == torch.bfloat16
+    assert scores.dtype == training.triplet(scores, same_image=same_image).dtype == torch.float32
+    make_accelerator("cpu")
+
+
+def test_waiting_for_data_is_noted(world, tmp_path, monkeypatch):
+    true = training.batches
+    class Slow(list):
+        def __iter__(self):
+            for batch in super().__iter__():
+                time.sleep(0.05)
+                yield batch
+    result = train(replace(RECIPE, epochs=1), world, tmp_path / "quick", progress=False)
+    assert 0 < result["waiting"] < 1
+    monkeypatch.setattr(training, "batches", lambda *args, **settings: Slow(true(*args, **settings)))
+    slow = train(replace(RECIPE, epochs=1), world, tmp_path / "slow", progress=False)
+    assert result["waiting"] < slow["waiting"] == read_checkpoint(tmp_path / "slow" / "last" / "training.pt")["standing"]["rows"][0]["waiting"] > 0.5
+    assert 0.3 < slow["seconds"]
+
+
+def test_runs_from_before_waiting_was_noted_go_on(world, whole, tmp_path):
+    train(RECIPE, world, tmp_path / "old", max_steps=8, progress=False)
+    path = tmp_path / "old" / "last" / "training.pt"
+    state = read_checkpoint(path)
+    del state["standing"]["waiting"], state["standing"]["rows"][0]["waiting"]
+    torch.save(state, path)
+    train(RECIPE, world, tmp_path / "old", resume=True, progress=False)
+    rows = list(csv.DictReader((tmp_path / "old" / "metrics.csv").open(encoding="utf-8")))
+    assert rows[0]["waiting"] == "" and 0 <= float(rows[1]["waiting"]) <= 1
+    assert equal(weights(tmp_path / "old"), weights(whole[0]))
+
+
+def test_reading_ahead_by_default(monkeypatch):
+    assert reading_ahead("cpu") == 0
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)), raising=False)
+    assert reading_ahead("cuda") == 4
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert reading_ahead("cuda") == 1
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)
+    assert reading_ahead("cuda") == 0
+
+
 # what is left behind
 
 def test_a_run_leaves_everything(whole, world):
@@ -246,8 +297,8 @@ def test_regions_are_standardised(world, tmp_path):
     run = Run(RECIPE, world, tmp_path, progress=False)
     training.begin(run)
     regions = torch.cat([torch.from_numpy(run.train.regions(i)) for i in range(run.train.n_images)])
-    assert torch.allclose(run.bare.image_encoder.shift, regions.mean(0), atol=1e-4)
-    assert torch.allclose(run.bare.image_encoder.scale, regions.std(0, correction=0), atol=1e-4)
+    assert torch.allclose(run.model.image_encoder.shift, regions.mean(0), atol=1e-4)
+    assert torch.allclose(run.model.image_encoder.scale, regions.std(0, correction=0), atol=1e-4)
 
 
 def test_curves_survive_one_epoch_and_zero_loss():
@@ -313,7 +364,7 @@ def test_splits_of_two_widths_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match=r"regions of 6 numbers.*dev\.h5 of 7"): train(RECIPE, tmp_path / "data", tmp_path / "run", progress=False)
 
 
-@pytest.mark.parametrize("device, precision, message", [("tpu", None, "device='tpu'"), ("cpu", "int4", "precision='int4'")])
+@pytest.mark.parametrize("device, precision, message", [("tpu", None, "device='tpu'"), ("cpu", "int4", "precision='int4'"), ("cpu", "tf32", "Ampere")])
 def test_unknown_device_or_precision(device, precision, message):
     with pytest.raises(ValueError, match=message): make_accelerator(device, precision)
 
@@ -322,6 +373,15 @@ def test_unknown_device_or_precision(device, precision, message):
 def test_no_gpu_is_said_plainly():
     with pytest.raises(ValueError, match="no CUDA GPU"): make_accelerator("cuda")
     assert make_accelerator().device.type == "cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_tf32_only_on_request(world, tmp_path):
+    for precision, switch in (("tf32", "high"), (None, "highest"), ("tf32", "high"), ("bf16", "highest")):
+        make_accelerator("cuda", precision)
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == (switch, switch == "high")
+    assert np.isfinite(train(replace(RECIPE, epochs=1), world, tmp_path / "run", device="cuda", precision="tf32", progress=False)["best"]["loss"])
+    make_accelerator()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -350,9 +410,9 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(world, tmp_path
 def test_infinite_features_stop_before_the_weights_change(world, tmp_path):
     run = Run(RECIPE, world, tmp_path, progress=False)
     batch = next(iter(batches(run.train, run.vocabulary, 7)))
-    before = {key: x.clone() for key, x in run.bare.state_dict().items()}
+    before = {key: x.clone() for key, x in run.model.state_dict().items()}
     with pytest.raises(ValueError, match=r"step 1, .*train\.h5"): train_step(run, replace(batch, features=batch.features * float("inf")))
-    assert equal(before, run.bare.state_dict())
+    assert equal(before, run.model.state_dict())
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(world, whole, tmp_path, monkeypatch):
