@@ -1,6 +1,7 @@
 """The command line: `cmr data`, `cmr train`, `cmr evaluate`. Thin on purpose; the work is done where the chapters define it."""
 
 import os
+import re
 import sys
 import traceback
 from contextlib import contextmanager
@@ -240,12 +241,22 @@ def show_world(scores, data: Path, split: str):
     typer.echo(world_report(scores, path))
 
 
+def as_bytes(size: str | None) -> int | None:
+    "What 500MB, 2GB or 1.5GiB are in bytes; None for None. ValueError where it is no size."
+    if size is None: return None
+    found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([kmgt]?)(i?)b\s*", size, re.IGNORECASE)
+    if not found: raise ValueError(f"--max-memory {size!r} is no size: write a number and a unit, for example 500MB or 2GB")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2].lower() or " "))
+
+
 @app.command("evaluate")
 def evaluate_command(
     model: Annotated[Path, typer.Argument(help="Folder of a run (its best epoch is taken) or of a model.")],
     data: Annotated[Path | None, typer.Option(help="Data folder. Default: data/scenes.")] = None,
     split: Annotated[str, typer.Option(help="test, dev, train, testall, ...")] = "test",
     folds: Annotated[int, typer.Option(min=1, help="Report the mean over so many equal parts of the images; COCO's 5 x 1K is 5.")] = 1,
+    scores: Annotated[Path | None, typer.Option(help="Write all scores, images by captions, to this .npy file as they come; the same command again goes on with it.")] = None,
+    max_memory: Annotated[str | None, typer.Option(help="What the scoring may take at a time, such as 500MB or 2GB. Default: what suits the machine.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU if there is one.")] = None,
 ):
     """Print R@1, R@5, R@10 in both directions, R@sum and the ranks of the right answers.
@@ -255,17 +266,24 @@ def evaluate_command(
       cmr evaluate runs/scenes-imram
       cmr evaluate runs/scenes-imram --split dev
       cmr evaluate runs/coco --data data/coco --split testall --folds 5
+      cmr evaluate runs/coco --data data/coco --scores coco.npy --max-memory 2GB
+
+    \b
+    Where --scores was cut off, FILE.part has the scores so far, and FILE.json
+    says how many and whose. The same command goes on; with another model or
+    other data the file is refused: delete it, or give another name.
     """
     with plain_errors():
         from cmr.data import open_split
         from cmr.matcher import load
         from cmr.training import evaluate, make_accelerator
-        folder = model_folder(model)
+        folder, bound, into = model_folder(model), as_bytes(max_memory), {"out": scores} if scores else {}
         matcher, vocabulary = load(folder)
         data = pick_data(data)
-        result, scores = evaluate(matcher.to(make_accelerator(device).device), open_split(data, split), vocabulary, folds)
+        result, matrix = evaluate(matcher.to(make_accelerator(device).device), open_split(data, split), vocabulary, folds, bound, **into)
         typer.echo(f"{folder} on {data}, split {split}{f', mean of {folds} folds' if folds > 1 else ''}\n{result}")
-        show_world(scores, data, split)
+        show_world(matrix, data, split)
+        if scores: typer.echo(f"The scores are in {scores}, {matrix.shape[0]:,} images by {matrix.shape[1]:,} captions in float32")
 
 
 @app.command("bench")

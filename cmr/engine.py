@@ -271,6 +271,7 @@ def all_scores(
     room, values = pairs_at_once(plan, images, captions), images["values"]
     (rows, m), (columns, n) = shortest_first(images["mask"]), shortest_first(captions["mask"])
     images, captions = take(images, rows), take(captions, columns)
+    room = min(room, max(1, len(m) * len(n)))                              # no larger buffers than there are pairs
     scores, spaces = wide(values.new_empty(len(m), len(n))), plan.spaces(images, captions, room)
     for i, k, c, l in blocks(m, n, room): scores[i, c] = plan.all_pairs(cut(images, i, k), cut(captions, c, l), spaces)
     return scores[rows.argsort()][:, columns.argsort()]
@@ -416,7 +417,7 @@ class Columns(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x): # (I, C) on each rank
         ctx.width = x.shape[1]
-        return everyones(x).transpose(0, 1).flatten(1)
+        return everyones(x).transpose(0, 1).flatten(1, 2)
 
     @staticmethod
     def backward(ctx, slope):

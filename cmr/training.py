@@ -35,7 +35,6 @@ from tqdm.auto import tqdm
 from .captions import Vocabulary, whole_file
 from .data import Batch, ImageCaptions, batches, check_vocabulary, open_split
 from .engine import everyones, gathered, joint_scores, ranks, sum_gradients, wide
-from .losses import triplet
 from .matcher import Matcher, encode_all, matcher_class, save, score_all, standardise_from
 from .recall import Report, report
 
@@ -135,14 +134,15 @@ def evaluate(
     folds: int = 1,               # 5 for COCO's 5 x 1K
     max_bytes: int | None = None, # bound on the memory of a tile of scores
     progress: bool = True,        # bars where it takes long
+    out: str | Path | None = None, # write the scores to this .npy as they come, and go on with one that was cut off
 ) -> tuple[Report, Tensor]:       # the report, and the scores (I, C)
-    "Recall of a model on a split; ValueError names the file where vocabulary, width or values do not fit."
+    "Recall of a model on a split; ValueError names the file where vocabulary, width or values do not fit, or scores of another evaluation."
     check_vocabulary(split, vocabulary)
     if split.region_dim != model.region_dim:
         raise ValueError(f"{split.source} has regions of {split.region_dim} numbers, the model was trained on {model.region_dim}: "
                          "evaluate it on data with the features it was trained on")
     images, captions = encode_all(model, split, vocabulary, progress=progress)
-    scores = score_all(model, images, captions, max_bytes, progress)
+    scores = score_all(model, images, captions, max_bytes, progress, out)
     return report(scores, split.image_of_caption, folds), scores
 
 def chance(
@@ -286,7 +286,7 @@ def batch_scores(
 ) -> tuple[Tensor, Tensor]: # (B, B) scores of the joint batch, float32 or wider, and which images are the same
     "Encode one's own part, gather all images, score one's own captions with them, and put the columns of all processes side by side."
     images, captions = gathered(model.encode_images(batch.features, batch.mask)), model.encode_captions(batch.tokens, batch.lengths)
-    scores = joint_scores(wide(model.score(images, captions)))
+    scores = joint_scores(wide(model.training_scores(images, captions)))
     image = everyones(batch.image).flatten() if ranks()[1] > 1 else batch.image
     return scores, image[:, None] == image
 
@@ -297,11 +297,10 @@ def train_step(
 ) -> float:       # the loss of the joint batch, summed as in Eq. 13
     "Forward, loss, backward, clip, update. ValueError where loss or gradient stops being a number; the weights are not touched then."
     recipe, batch = run.recipe, batch.to(run.device, non_blocking=True)
-    negatives = "all" if run.at.step < recipe.warmup_steps else recipe.negatives
     try:
         with run.accelerator.autocast(): scores, same_image = batch_scores(run.model, batch)
-        loss = triplet(scores, recipe.margin, negatives, same_image)
-        if negatives != recipe.negatives: loss = loss / (len(scores) - 1)
+        if run.at.step < recipe.warmup_steps: loss = run.model.warm_up_loss(scores, recipe.margin, same_image)
+        else: loss = run.model.loss(scores, recipe.margin, recipe.negatives, same_image)
     except ValueError as problem: raise ValueError(f"step {run.at.step + 1}, {run.train.source}: {problem}{_kept(run)}") from problem
     run.optimiser.zero_grad()
     run.accelerator.backward(loss)

@@ -207,3 +207,17 @@ def test_search_draws(run, tmp_path):
     for n, words in enumerate((["a red dog"], ["--image", 0])):
         call("search", run[0], *words, "--data", data, "--figure", tmp_path / f"{n}.png")
         assert (tmp_path / f"{n}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_evaluate_writes_scores_and_goes_on_with_them(run, world, tmp_path):
+    command = ["evaluate", run[0], "--data", world, "--split", "dev", "--scores", tmp_path / "s.npy", "--max-memory", "50MB"]
+    first = call(*command)
+    scores = np.load(tmp_path / "s.npy", allow_pickle=False)
+    assert call(*command) == first and np.isfinite(scores).all()
+    assert "delete" in call(*[word if word != "dev" else "train" for word in command], code=2)
+
+
+def test_the_engine_can_be_switched_off(world, tmp_path):
+    call("train", "--data", world, "--out", tmp_path / "plain", *QUICK, "--no-engine", "--max-steps", "1")
+    assert '"engine": false' in (tmp_path / "plain" / "recipe.json").read_text(encoding="utf-8")
+    assert "engine" in call("train", "--data", world, "--out", tmp_path / "vse", *QUICK, "--model", "vse", "--no-engine", code=2)

@@ -11,6 +11,7 @@ import weakref
 
 import literal_matcher as literal
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,7 +21,20 @@ import cmr
 from cmr.captions import Vocabulary
 from cmr.data import ImageCaptions
 from cmr.encoders import Fragments, RegionEncoder, WordEncoder
-from cmr.matcher import MATCHERS, VSE, Matcher, encode_all, load, matcher_class, save, score_all, standardise_from, tile_shape
+from cmr.matcher import (
+    MATCHERS,
+    VSE,
+    Matcher,
+    _default_bytes,
+    _tile_bytes,
+    encode_all,
+    load,
+    matcher_class,
+    save,
+    score_all,
+    standardise_from,
+    tile_shape,
+)
 
 F64 = torch.float64
 WORDS = ["a", "red", "blue", "star", "ring", "above"]
@@ -195,15 +209,15 @@ def test_a_score_that_depends_on_the_tile_is_noticed():
     assert (score_all(model, images, captions, max_bytes=8000) - model.score(images, captions)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["VSE", "BestWord", "SCAN", "IMRAM"])
-@pytest.mark.parametrize("part", [3, 20, 80])
-def test_measured_memory_stays_within_the_bound(name, part):
-    kind = matcher_class(name)
-    model = kind(4, 10, embed_dim=32, word_dim=4).eval()
+@pytest.mark.parametrize("name,engine", [("VSE", None), ("BestWord", None), ("SCAN", False), ("SCAN", True), ("IMRAM", False), ("IMRAM", True)])
+@pytest.mark.parametrize("tile", [(15, 25), (8, 7), (2, 3), (1, 1)])
+def test_measured_memory_stays_within_the_bound(name, engine, tile):
+    "Copies of both sides, what `score` makes of them, and its scores, counted at every operation; in the plain form and by the engine."
+    model = matcher_class(name)(4, 10, embed_dim=32, word_dim=4).eval()
+    if engine is not None: model.engine = engine
     features, tokens, lengths, mask = raw(images=30, captions=50, m=12, n=9)
     with torch.no_grad(): images, captions = model.encode_images(features, mask), model.encode_captions(tokens, lengths)
-    m, n = images.values.shape[1], captions.values.shape[1]
-    bound = 4 * (30 * 50 * model.floats_per_pair(m, n) // part) + 4 * 32 * (m + n) * 2
+    bound = _tile_bytes(model, images, captions, *tile)
     result_and_order = 30 * 50 * 4 + 50 * 8 * 3
     with PeakMemory(images.values, images.mask, captions.values, captions.mask, *model.parameters()) as memory:
         score_all(model, images, captions, max_bytes=bound, progress=False)
@@ -218,6 +232,35 @@ def test_one_pair_must_fit():
     with pytest.raises(ValueError, match=f"needs about {need:,} bytes, max_bytes is {need - 1:,}"):
         score_all(model, images, captions, max_bytes=need - 1)
     with pytest.raises(ValueError, match="max_bytes is 0"): score_all(model, images, captions, max_bytes=0)
+
+
+@pytest.mark.parametrize("name,engine", [("SCAN", False), ("SCAN", True), ("IMRAM", False), ("IMRAM", True)])
+def test_one_pair_must_fit_in_both_forms(name, engine):
+    kind = matcher_class(name)
+    model, images, captions = fragments(kind, torch.float32)
+    model.engine = engine
+    need = 4 * (5 * 8 + 6 * 8 + 1 + model.floats_per_tile(1, 1, 5, 6))
+    assert tile_shape(model, images, captions, need) == (1, 1)
+    whole = score_all(model, images, captions, max_bytes=2**24, progress=False)
+    assert torch.allclose(score_all(model, images, captions, max_bytes=need, progress=False), whole, atol=1e-5)
+    with pytest.raises(ValueError, match=f"needs about {need:,} bytes, max_bytes is {need - 1:,}: allow more"):
+        score_all(model, images, captions, max_bytes=need - 1)
+
+
+def test_the_default_bound(monkeypatch):
+    "A quarter of what is free, at most 32 MiB on a CPU for a form that fills tables, 256 MiB for the engine; no tile above 2^18 pairs."
+    free = 2**40
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": free}))
+    scan = matcher_class("SCAN")(4, 10, embed_dim=8, word_dim=4)
+    assert _default_bytes(scan) == 2**28 and _default_bytes(model_of(BestWord)) == 2**25
+    scan.engine = False
+    assert _default_bytes(scan) == 2**25
+    free = 2**20
+    assert _default_bytes(scan) == 2**18
+    model = model_of(VSE)
+    many = Fragments(torch.zeros(1, 1, 8).expand(100_000, 1, 8), torch.ones(1, 1, dtype=torch.bool).expand(100_000, 1))
+    a, b = tile_shape(model, many, many, 2**60)
+    assert a * b <= 2**18 and 4 * a * b > 2**18
 
 
 def test_mode_is_restored_and_no_gradient_kept():

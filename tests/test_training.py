@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmr import training
+from cmr import matcher, training
 from cmr.captions import Vocabulary
 from cmr.data import batches, open_split, write_split
 from cmr.matcher import Matcher, encode_all, load
@@ -165,8 +165,8 @@ def test_resuming_a_finished_run_changes_nothing(world, tmp_path):
 
 
 def test_warm_up_uses_all_negatives_first(world, tmp_path, monkeypatch):
-    seen, true = [], training.triplet
-    monkeypatch.setattr(training, "triplet", lambda scores, margin, negatives, same: seen.append(negatives) or true(scores, margin, negatives, same))
+    seen, true = [], matcher.triplet
+    monkeypatch.setattr(matcher, "triplet", lambda scores, margin, negatives, same: seen.append(negatives) or true(scores, margin, negatives, same))
     train(replace(RECIPE, epochs=2), world, tmp_path / "run", progress=False)
     assert seen == ["all"] * 8 + ["hardest"] * 4
 

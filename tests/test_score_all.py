@@ -1,0 +1,355 @@
+"""Scores on disk: cut off at any moment and gone on with, refused for another model or other data; and devices that run out of memory."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import cmr.training
+from cmr.cli import app, as_bytes
+from cmr.encoders import Fragments
+from cmr.imram import IMRAM
+from cmr.matcher import VSE, score_all
+from cmr.recall import report
+
+SMALL = 80_000  # bytes: many tiles
+
+
+def side(count, k, d=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.arange(k) < torch.randint(1, k + 1, (count, 1), generator=generator)
+    mask[0] = True
+    return Fragments(torch.nn.functional.normalize(torch.randn(count, k, d, generator=generator), dim=-1) * mask[..., None], mask)
+
+
+def imram(seed=0, **args):
+    torch.manual_seed(seed)
+    return IMRAM(4, 10, embed_dim=8, word_dim=4, **{"steps": 2, **args}).eval()
+
+
+@pytest.fixture
+def sides(): return side(30, 5, seed=1), side(70, 7, seed=2)
+
+
+class Stop(Exception): pass
+
+
+def stops(model, calls, error=Stop):
+    "The same model, which raises at a call of `score`."
+    score, left = model.score, [calls]
+
+    def limited(images, captions):
+        left[0] -= 1
+        if left[0] < 0: raise error("stopped")
+        return score(images, captions)
+    model.score = limited
+    return model
+
+
+def never(model):
+    "A model that must not score any more."
+    return stops(model, 0, AssertionError)
+
+
+def notes(out): return json.loads(Path(f"{out}.json").read_text())
+
+
+# --- the file
+
+def test_the_file_is_the_matrix(sides, tmp_path):
+    whole = score_all(imram(), *sides, max_bytes=SMALL)
+    out = tmp_path / "deep" / "er" / "s.npy"
+    found = score_all(imram(), *sides, max_bytes=SMALL, out=out)
+    assert torch.equal(found, whole) and found.dtype == torch.float32 and found.device.type == "cpu"
+    assert sorted(p.name for p in out.parent.iterdir()) == ["s.npy", "s.npy.json"]
+    stored = np.load(out, allow_pickle=False)
+    assert stored.dtype == np.float32 and np.array_equal(stored, whole.numpy())
+    owners = np.arange(70) % 30
+    assert report(found, owners) == report(whole, owners)
+    again = score_all(never(imram()), *sides, out=str(out))                       # whole: opened, nothing is computed
+    assert torch.equal(again, whole)
+    again[:] = 0                                                                  # what comes back is not the file
+    assert np.array_equal(np.load(out), whole.numpy())
+    assert score_all(imram(), sides[0], sides[1][:0], out=tmp_path / "none.npy").shape == (30, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions_are_written_in_float32(sides, dtype, tmp_path):
+    model, (images, captions) = VSE(4, 10, embed_dim=8, word_dim=4).to(dtype), (Fragments(x.values[:, :1].to(dtype), x.mask[:, :1]) for x in sides)
+    found = score_all(model, images, captions, out=tmp_path / "s.npy")
+    assert found.dtype == torch.float32 and torch.allclose(found, model.score(images, captions).float(), atol=1e-6)
+    assert score_all(model, images, captions).dtype == torch.promote_types(dtype, torch.float32)
+
+
+@pytest.mark.parametrize("after", [0, 1, 7])
+@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
+def test_cut_off_and_gone_on_with(sides, after, error, tmp_path):
+    out, whole = tmp_path / "s.npy", score_all(imram(), *sides, max_bytes=SMALL)
+    with pytest.raises(error): score_all(stops(imram(), after, error), *sides, max_bytes=SMALL, out=out)
+    assert notes(out)["done"] == after and not out.exists()
+    rest, calls = imram(), []
+    score = rest.score
+    rest.score = lambda *both: calls.append(1) or score(*both)
+    assert torch.equal(score_all(rest, *sides, max_bytes=SMALL, out=out), whole)
+    a, b = notes(out)["tile"]
+    assert len(calls) == -(-30 // a) * -(-70 // b) - after and (a, b) != (30, 70)
+
+
+def test_less_or_more_memory_the_second_time(sides, tmp_path):
+    whole = score_all(imram(), *sides)
+    for k, bound in enumerate((40_000, 10**9)):
+        out = tmp_path / f"{k}.npy"
+        with pytest.raises(Stop): score_all(stops(imram(), 3), *sides, max_bytes=SMALL, out=out)
+        tile = notes(out)["tile"]
+        assert torch.allclose(score_all(imram(), *sides, max_bytes=bound, out=out), whole, atol=1e-5)
+        assert notes(out)["tile"] == tile
+
+
+def test_what_does_not_matter(sides, tmp_path):
+    "Padding, the last bits, and whether the engine computes: the same evaluation."
+    out, (images, captions) = tmp_path / "s.npy", sides
+    with pytest.raises(Stop): score_all(stops(imram(), 3), images, captions, max_bytes=SMALL, out=out)
+    nudged = Fragments(captions.values * (1 + 1e-6 * torch.randn(captions.values.shape)), captions.mask)
+    found = score_all(imram(engine=False), images.padded(9), nudged, max_bytes=SMALL, out=out)
+    assert torch.allclose(found, imram().score(images, captions), atol=1e-3)
+
+
+def others(images, captions):
+    changed = imram()
+    with torch.no_grad(): changed.image_encoder.project.bias[3] += 1e-6
+    swapped, longer = torch.arange(30), captions.padded(8)
+    swapped[[4, 5]] = swapped[[5, 4]]
+    one = captions.values.clone()
+    one[40, 0] = -one[40, 0]
+    longer.mask[12, 7] = True
+    return {"settings": (imram(inverse_temperature=4.0), images, captions), "weights": (changed, images, captions), "settings and weights": (imram(3, steps=3), images, captions),
+            "images": (imram(), images[swapped], captions), "captions": (imram(), images, Fragments(one, captions.mask)),
+            "images and captions": (imram(), images[:20], captions[:60]), "captions ": (imram(), images, longer)}
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_evaluation_is_refused(sides, finished, tmp_path):
+    out = tmp_path / "s.npy"
+    if finished: score_all(imram(), *sides, max_bytes=SMALL, out=out)
+    else:
+        with pytest.raises(Stop): score_all(stops(imram(), 3), *sides, max_bytes=SMALL, out=out)
+    there = out if finished else Path(f"{out}.part")
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    for name, given in others(*sides).items():
+        with pytest.raises(ValueError, match=f"with other {name.strip()}: delete {there}, or give another name"): score_all(*given, out=out)
+        assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    there.unlink()                                                                # as the message says
+    model, images, captions = others(*sides)["weights"]
+    assert torch.equal(score_all(model, images, captions, out=out), score_all(model, images, captions))
+
+
+def test_what_is_no_file_of_scores_is_not_touched(sides, tmp_path):
+    out = tmp_path / "s.npy"
+    np.save(out, np.zeros((30, 70), np.float32))
+    with pytest.raises(ValueError, match="s.npy is no file of scores that can be gone on with"): score_all(imram(), *sides, out=out)
+    assert not np.load(out).any() and [p.name for p in tmp_path.iterdir()] == ["s.npy"]
+    with pytest.raises(ValueError, match="is no file of scores"): score_all(imram(), *sides, out=tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"tile": [5, 5], "done": 3}', '{"tile": 5, "done": 3}'])
+def test_damaged_notes(sides, text, tmp_path):
+    out = tmp_path / "s.npy"
+    score_all(imram(), *sides, out=out)
+    Path(f"{out}.json").write_text(text)
+    with pytest.raises(ValueError, match=r"s.npy.json does not belong to it.*delete .*s.npy, or give another name"): score_all(imram(), *sides, out=out)
+
+
+def test_damaged_scores(sides, tmp_path):
+    out, part = tmp_path / "s.npy", tmp_path / "s.npy.part"
+    with pytest.raises(Stop): score_all(stops(imram(), 3), *sides, max_bytes=SMALL, out=out)
+    for spoilt in (part.read_bytes()[:500], b"", b"something else"):
+        part.write_bytes(spoilt)
+        with pytest.raises(ValueError, match="s.npy.part is no file of scores"): score_all(imram(), *sides, out=out)
+    with open(part, "wb") as file: np.save(file, np.array([{"a": 1}]), allow_pickle=True)
+    with pytest.raises(ValueError, match="s.npy.part is no file of scores"): score_all(imram(), *sides, out=out)
+
+
+def test_left_behind_by_a_start_that_was_killed(sides, tmp_path):
+    "A .part without notes was never begun; notes without a file are of one that was deleted."
+    out = tmp_path / "s.npy"
+    score_all(imram(), *sides, max_bytes=SMALL, out=out)
+    whole = np.load(out)
+    out.unlink()
+    Path(f"{out}.part").write_bytes(b"ha")
+    Path(f"{out}.json").unlink()
+    assert np.array_equal(score_all(imram(), *sides, max_bytes=SMALL, out=out).numpy(), whole)
+    out.unlink()
+    assert notes(out)["done"] > 1
+    assert np.array_equal(score_all(imram(), *sides, max_bytes=SMALL, out=out).numpy(), whole)
+
+
+def test_no_room_on_the_disk_is_said_at_once(tmp_path):
+    resource = pytest.importorskip("resource", reason="file size limits are a Unix matter")
+    code = ("import resource, sys, torch; from cmr.matcher import VSE, score_all; from cmr.encoders import Fragments\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6)); x = Fragments(torch.ones(1000, 1, 8), torch.ones(1000, 1, dtype=torch.bool))\n"
+            "score_all(VSE(4, 10, embed_dim=8), x, x, out=sys.argv[1])")
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s.npy")], check=False, capture_output=True, text=True)
+    assert resource and done.returncode == 1 and "OSError" in done.stderr and "s.npy" in done.stderr and "4.0 MB" in done.stderr
+    assert not (tmp_path / "s.npy").exists()
+
+
+KILLED = """
+import sys, time, torch
+sys.path.insert(0, sys.argv[1])
+from test_score_all import SMALL, imram, score_all, side
+model, sides = imram(), (side(30, 5, seed=1), side(70, 7, seed=2))
+score, calls = model.score, []
+def slow(images, captions):
+    calls.append(1)
+    time.sleep(0.004)
+    return score(images, captions)
+model.score = slow
+score_all(model, *sides, max_bytes=SMALL, progress=False, out=sys.argv[2])
+print(len(calls))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_killed_half_way_three_times(sides, tmp_path):
+    "A process that scores is killed at a moment of its own each time; the next one goes on, and the matrix is that of one that was never killed."
+    out, done = tmp_path / "s.npy", 0
+    whole = score_all(imram(), *sides, max_bytes=SMALL)
+    start = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(out)]
+    for k in range(3):
+        with subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+            since = time.monotonic()
+            while time.monotonic() - since < 60:
+                if Path(f"{out}.json").is_file() and notes(out)["done"] > done + 3 + 2 * k: break
+                time.sleep(0.001)
+            os.kill(child.pid, signal.SIGKILL)
+        assert not out.exists() and notes(out)["done"] > done
+        done = notes(out)["done"]
+    a, b = notes(out)["tile"]
+    total = -(-30 // a) * -(-70 // b)
+    last = subprocess.run(start, check=True, capture_output=True, text=True)
+    assert int(last.stdout) == total - done
+    assert torch.equal(score_all(never(imram()), *sides, out=out), whole)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s.npy", "s.npy.json"], "what killed runs left is cleared away"
+
+
+# --- memory that runs out
+
+class Cramped(VSE):
+    "Runs out of memory above a number of pairs."
+    most, error, sizes = 100, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), ()
+
+    def score(self, images, captions):
+        self.sizes = (*self.sizes, len(images) * len(captions))
+        if self.sizes[-1] > self.most: raise self.error
+        return super().score(images, captions)
+
+
+ERRORS = [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory"),
+          RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."), RuntimeError("MPS backend out of memory")]
+
+
+@pytest.fixture
+def vectors(): return side(30, 1, seed=1), side(70, 1, seed=2)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=[type(e).__name__ + str(e)[:12] for e in ERRORS])
+@pytest.mark.parametrize("written", [False, True])
+def test_the_tile_is_halved_and_it_is_said_once(vectors, error, written, tmp_path):
+    model = Cramped(4, 10, embed_dim=8, word_dim=4)
+    model.error = error
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = score_all(model, *vectors, **({"out": tmp_path / "s.npy"} if written else {}))
+    assert torch.allclose(found, VSE.score(model, *vectors), atol=1e-6)
+    assert len(said) == 1 and "no memory left on cpu for a tile of 30 images by 70 captions" in str(said[0].message) and "max_bytes" in str(said[0].message)
+    assert model.sizes[:5] == (2100, 1050, 540, 270, 135) and max(model.sizes[5:]) <= 100  # halved until it fits, and never tried larger again
+
+
+def test_a_real_allocation_that_fails(vectors):
+    class Greedy(VSE):
+        def score(self, images, captions):
+            if len(images) * len(captions) > 500: torch.empty(2**60, dtype=torch.uint8)
+            return super().score(images, captions)
+    model = Greedy(4, 10, embed_dim=8, word_dim=4)
+    with pytest.warns(UserWarning, match="no memory left on cpu"): found = score_all(model, *vectors)
+    assert torch.allclose(found, VSE.score(model, *vectors), atol=1e-6)
+
+
+def test_the_refused_tile_is_let_go_before_its_halves_are_tried(vectors):
+    import weakref
+    held = []
+
+    class Holding(VSE):
+        def score(self, images, captions):
+            assert not any(ref() is not None for ref in held), "the tensors of the refused tile are still there"
+            table = torch.zeros(10)
+            if len(images) * len(captions) > 500:
+                held.append(weakref.ref(table))
+                raise torch.OutOfMemoryError("out of memory")
+            return super().score(images, captions)
+    with pytest.warns(UserWarning): score_all(Holding(4, 10, embed_dim=8, word_dim=4), *vectors)
+    assert len(held) == 3
+
+
+def test_not_even_one_pair(vectors, tmp_path):
+    model = Cramped(4, 10, embed_dim=8, word_dim=4)
+    model.most = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(MemoryError, match="cpu has no memory left for one image with one caption"): score_all(model, *vectors)
+
+
+def test_scores_so_far_are_kept_where_memory_ends(sides, tmp_path):
+    out = tmp_path / "s.npy"
+    whole = score_all(imram(), *sides, max_bytes=SMALL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(MemoryError): score_all(stops(imram(), 5, MemoryError), *sides, max_bytes=SMALL, out=out)
+    assert notes(out)["done"] == 5
+    assert torch.equal(score_all(imram(), *sides, max_bytes=SMALL, out=out), whole)
+
+
+def test_other_errors_are_not_taken_for_it(vectors):
+    model = Cramped(4, 10, embed_dim=8, word_dim=4)
+    model.error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="mat1"): score_all(model, *vectors)
+    assert model.sizes == (2100,)
+
+
+# --- the command
+
+def test_sizes_as_people_write_them():
+    sizes = {"500MB": 5 * 10**8, "2GB": 2 * 10**9, "1.5 GiB": 3 * 2**29, ".5gb": 5 * 10**8, "64kib": 2**16, "800b": 800, None: None}
+    assert {size: as_bytes(size) for size in sizes} == sizes
+    for size in ("", "2", "GB", "-1GB", "2 gigs", "1e3MB", "1.2.3MB"):
+        with pytest.raises(ValueError, match="is no size: write a number and a unit"): as_bytes(size)
+
+
+def test_evaluate_hands_on_file_and_bound(tmp_path, monkeypatch):
+    given, model = [], Path(__file__).parent.parent / "data" / "sample"
+
+    def evaluate(*args, **more):
+        given.append((args[4], more))
+        return "the report", torch.zeros(24, 120)
+    monkeypatch.setattr(cmr.training, "evaluate", evaluate)
+    words = ["evaluate", str(model / "imram"), "--data", str(model), "--split", "sample", "--device", "cpu"]
+    said = [CliRunner().invoke(app, words + more) for more in ([], ["--scores", str(tmp_path / "s.npy"), "--max-memory", "1.5GB"], ["--max-memory", "much"])]
+    assert given == [(None, {}), (15 * 10**8, {"out": tmp_path / "s.npy"})]
+    assert "24 images by 120 captions" in said[1].output and "The scores" not in said[0].output
+    assert said[2].exit_code == 2 and "for example 500MB or 2GB" in said[2].output
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu(sides, tmp_path):
+    whole = score_all(imram(), *sides)
+    for bound in (SMALL, None): assert torch.allclose(score_all(imram().cuda(), *sides, max_bytes=bound), whole, atol=1e-4)
+    assert torch.allclose(score_all(imram().cuda(), *sides, out=tmp_path / "s.npy"), whole, atol=1e-4)
