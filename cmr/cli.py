@@ -1,4 +1,4 @@
-"""The command line: `cmr data`, `cmr train`, `cmr evaluate`. Thin on purpose; the work is done where the chapters define it."""
+"""The command line: `cmr data`, `train`, `evaluate`, `search` and `bench`. Thin on purpose; the work is done where the chapters define it."""
 
 import os
 import re
@@ -180,7 +180,7 @@ def start(data, recipe, model, out, resume, settings: dict, args: dict, device, 
 def train_command(
     data: Annotated[Path | None, typer.Option(help="Data folder with train and dev. Default: data/scenes, drawn at once if it is not there.")] = None,
     recipe: Annotated[str | None, typer.Option(help="scenes, f8k-small, imram-f8k, imram-f30k or imram-coco. Default: what fits the data.")] = None,
-    model: Annotated[str | None, typer.Option(help="vse, scan or imram. Default: the recipe's.")] = None,
+    model: Annotated[str | None, typer.Option(help="vse, scan, imram, devise, order, dvsa, cmpm, pvse or vsrn. Default: the recipe's.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/RECIPE-MODEL.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run, to the same result as without the break.")] = False,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training captions.")] = None,
@@ -205,15 +205,12 @@ def train_command(
     Examples:
       cmr train                                       IMRAM, built-in scenes
       cmr train --model scan --direction text --out runs/scan
-      cmr train --steps 1 --seed 1 --out runs/one-step
       cmr train --data data/f30k --recipe imram-f30k  the paper's settings
       cmr train --out runs/scan --resume              go on after a stop
 
     \b
-    On several GPUs or machines, which share each batch:
+    On several GPUs or machines, which share each batch (or, with --device cpu, on one CPU):
       accelerate launch --multi_gpu --num_processes 4 -m cmr.cli train --data D
-    With --device cpu at the end, the processes share a CPU (the launcher's own
-    --cpu would start one process only).
 
     \b
     The run's folder then holds
@@ -224,8 +221,7 @@ def train_command(
     """
     with plain_errors():
         args = {"embed_dim": embed_dim, "steps": steps, "direction": direction, "pooling": pooling, "memory": memory, "variant": variant, "engine": engine}
-        settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
-        start(data, recipe, model, out, resume, settings, args, device, precision, True, max_steps, workers)
+        start(data, recipe, model, out, resume, {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}, args, device, precision, True, max_steps, workers)
 
 
 def model_folder(path: Path) -> Path:
