@@ -4,7 +4,7 @@ import importlib
 
 __version__ = "0.1.0"
 
-_WHERE = {"VSE": "matcher", "SCAN": "attention", "IMRAM": "imram", "Matcher": "matcher", "score_all": "matcher", "load": "matcher",
+_WHERE = {"VSE": "matcher", "SCAN": "attention", "IMRAM": "imram", "CAMP": "camp", "Matcher": "matcher", "score_all": "matcher", "load": "matcher",
           **dict.fromkeys(("CMPM", "DEVISE", "DVSA", "ORDER", "PVSE", "VSRN"), "baselines")}
 __all__ = sorted(_WHERE)
 

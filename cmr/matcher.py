@@ -51,20 +51,12 @@ class Matcher(nn.Module, PyTorchModelHubMixin):
         super().__init_subclass__(**kwargs)
         MATCHERS[cls.__name__.lower()] = cls
 
-    def encode_images(
-        self,
-        features: Tensor,           # (B, m, f) region features
-        mask: Tensor | None = None, # (B, m) bool; None: every region is real
-    ) -> Fragments:                 # (B, m, d)
-        "The part of the work that depends on images alone."
+    def encode_images(self, features: Tensor, mask: Tensor | None = None) -> Fragments:
+        "Region features (B, m, f), mask (B, m) or None where all are real: (B, m, d), the part of the work that depends on images alone."
         return self.image_encoder(features, mask)
 
-    def encode_captions(
-        self,
-        tokens: Tensor,  # (B, n) word ids
-        lengths: Tensor, # (B,) real words in each row
-    ) -> Fragments:      # (B, n, d)
-        "The part of the work that depends on captions alone."
+    def encode_captions(self, tokens: Tensor, lengths: Tensor) -> Fragments:
+        "Word ids (B, n), how many are real (B,): (B, n, d), the part of the work that depends on captions alone."
         return self.text_encoder(tokens, lengths)
 
     def score(self, images: Fragments, captions: Fragments) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 import cmr
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ["similarity", "scenes", "recall", "regions", "captions", "data", "encoders", "losses", "engine", "matcher", "training", "attention", "memory", "imram", "aggregation", "fusion", "baselines", "search"]
+ROOMS = ["similarity", "scenes", "recall", "regions", "captions", "data", "encoders", "losses", "engine", "matcher", "training", "attention", "memory", "imram", "aggregation", "fusion", "camp", "baselines", "search"]
 
 
 def test_version_is_the_one_of_settings():

@@ -15,6 +15,7 @@ import torch
 
 from cmr import matcher, training
 from cmr.captions import Vocabulary
+from cmr.losses import triplet
 from cmr.data import batches, open_split, write_split
 from cmr.matcher import Matcher, encode_all, load
 from cmr.training import (
@@ -220,7 +221,7 @@ def test_scores_and_loss_are_float32_under_bf16(matcher, world, tmp_path):
     with run.accelerator.autocast():
         scores, same_image = batch_scores(run.model, batch)
         assert run.model.encode_images(batch.features, batch.mask).values.dtype == torch.bfloat16
-    assert scores.dtype == training.triplet(scores, same_image=same_image).dtype == torch.float32
+    assert scores.dtype == triplet(scores, same_image=same_image).dtype == torch.float32
     make_accelerator("cpu")
 
 
@@ -396,11 +397,11 @@ def test_resume_gives_the_same_bits_on_a_gpu(world, tmp_path):
 # things that go wrong on the way
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(world, tmp_path, monkeypatch):
-    true, calls = training.triplet, []
+    true, calls = matcher.triplet, []
     def later_nan(*args):
         calls.append(1)
         return true(*args) * (float("nan") if len(calls) == 5 else 1)
-    monkeypatch.setattr(training, "triplet", later_nan)
+    monkeypatch.setattr(matcher, "triplet", later_nan)
     with pytest.raises(ValueError, match=r"step 5: loss nan.*lr=0.01.*kept in"): train(replace(RECIPE, save_every=0), world, tmp_path / "run", progress=False)
     monkeypatch.undo()
     state = read_checkpoint(tmp_path / "run" / "last" / "training.pt")
