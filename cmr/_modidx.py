@@ -36,7 +36,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'cmr.attention.build_released': ('attention.html#build_released', 'cmr/attention.py'),
                                'cmr.attention.clip': ('attention.html#clip', 'cmr/attention.py'),
                                'cmr.attention.fragment_scores': ('attention.html#fragment_scores', 'cmr/attention.py'),
-                               'cmr.attention.inverse_length': ('attention.html#inverse_length', 'cmr/attention.py'),
                                'cmr.attention.one_of': ('attention.html#one_of', 'cmr/attention.py'),
                                'cmr.attention.pool': ('attention.html#pool', 'cmr/attention.py'),
                                'cmr.attention.positive': ('attention.html#positive', 'cmr/attention.py'),

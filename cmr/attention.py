@@ -12,24 +12,17 @@ from torch import Tensor
 from torch.nn.functional import leaky_relu, linear
 
 from .encoders import Fragments, RegionEncoder, WordEncoder
-from .engine import Recurrence, Recurrences, floats_needed
+from .engine import Recurrence, Recurrences, floats_needed, inverse_lengths
 from .engine import score as engine_score
 from .matcher import MATCHERS, Matcher
 from .similarity import l2_normalize
 
 # %% auto #0
-__all__ = ['VARIANTS', 'POOLINGS', 'RELEASED_TEXT', 'inverse_length', 'released_normalize', 'similarities', 'clip', 'sharpen',
-           'attend', 'fragment_scores', 'one_of', 'positive', 'pool', 'AttentionMatcher', 'SCAN', 'rename',
-           'released_weights', 'build_released']
+__all__ = ['VARIANTS', 'POOLINGS', 'RELEASED_TEXT', 'released_normalize', 'similarities', 'clip', 'sharpen', 'attend',
+           'fragment_scores', 'one_of', 'positive', 'pool', 'AttentionMatcher', 'SCAN', 'rename', 'released_weights',
+           'build_released']
 
 # %% ../nbs/11_attention.ipynb #9fa033ca
-def inverse_length(
-    x: Tensor, # (..., d)
-) -> Tensor:   # (...); 0 for a zero vector, whose cosine with anything is then 0
-    "One over each vector's length, with a gradient that is finite at zero."
-    length = torch.linalg.vector_norm(x, dim=-1)
-    return 1 / length.masked_fill(length <= 1e-12, torch.inf)
-
 def released_normalize(
     x: Tensor,         # vectors along `dim`
     dim: int = -1,     # the axis whose length becomes (almost) one
@@ -48,7 +41,7 @@ def similarities(
     x = query.flatten(1, 2)                                                       # (R or 1, Q*q, d)
     z = linear(response, x[0]) if len(x) == 1 else response @ x.transpose(1, 2)   # (R, r, Q*q)
     z = z.transpose(1, 2).unflatten(1, query.shape[1:3])
-    return z * inverse_length(query)[..., None] if variant == "paper" else z
+    return z * inverse_lengths(query)[..., None] if variant == "paper" else z
 
 # %% ../nbs/11_attention.ipynb #b15d8677
 def clip(
@@ -88,7 +81,7 @@ def fragment_scores(
     context: Tensor, # (R, Q, q, d)
 ) -> Tensor:         # (R, Q, q) cosines
     "Cosine of each query fragment with its context (IMRAM Eq. 11)."
-    return (query * context).sum(-1) * inverse_length(query) * inverse_length(context)
+    return (query * context).sum(-1) * inverse_lengths(query) * inverse_lengths(context)
 
 # %% ../nbs/11_attention.ipynb #d8a40c07
 VARIANTS, POOLINGS = ("paper", "released"), ("mean", "sum", "max", "lse")
