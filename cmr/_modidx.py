@@ -86,6 +86,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'cmr.baselines.VSRN': ('baselines.html#vsrn', 'cmr/baselines.py'),
                                'cmr.baselines.VSRN.__init__': ('baselines.html#vsrn.__init__', 'cmr/baselines.py'),
                                'cmr.baselines.VSRN.encode_images': ('baselines.html#vsrn.encode_images', 'cmr/baselines.py'),
+                               'cmr.baselines._all_along': ('baselines.html#_all_along', 'cmr/baselines.py'),
                                'cmr.baselines.best_regions': ('baselines.html#best_regions', 'cmr/baselines.py'),
                                'cmr.baselines.mean_region': ('baselines.html#mean_region', 'cmr/baselines.py'),
                                'cmr.baselines.projection_matching': ('baselines.html#projection_matching', 'cmr/baselines.py'),

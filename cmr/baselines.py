@@ -36,6 +36,10 @@ def sum_of_hinges(
     "The ranking loss before VSE++ (DVSA Eq. 9). ValueError as `losses.triplet`."
     return triplet(scores, margin, "all", same_image)
 
+def _all_along(self, scores: Tensor, margin: float = 0.2, same_image: Tensor | None = None) -> Tensor:
+    "The warm-up of a loss that counts all rivals anyway: that loss, on the scale it keeps afterwards."
+    return self.loss(scores, margin, same_image=same_image)
+
 # %% ../nbs/18_baselines.ipynb #f946d3f4
 class MeanWords(nn.Module):
     "The mean of a caption's word embeddings through a linear map: a text encoder that does not read."
@@ -63,7 +67,7 @@ class MeanWords(nn.Module):
 # %% ../nbs/18_baselines.ipynb #191b2d88
 class DEVISE(VSE):
     "DeViSE (Frome et al. 2013) over region features: mean region and mean word, a linear map each, cosine, all hinges."
-    paper_margin, loss = 0.1, sum_of_hinges
+    paper_margin, loss, warm_up_loss = 0.1, sum_of_hinges, _all_along
 
     def __init__(
         self,
@@ -83,7 +87,7 @@ class DEVISE(VSE):
 # %% ../nbs/18_baselines.ipynb #285542c0
 class ORDER(VSE):
     "Order embeddings (Vendrov et al. 2016, Eq. 1-2): a caption lies above its image; the score is minus the violation."
-    paper_margin, loss = 0.05, sum_of_hinges
+    paper_margin, loss, warm_up_loss = 0.05, sum_of_hinges, _all_along
 
     def __init__(
         self,
@@ -127,7 +131,7 @@ def best_regions(
 
 class DVSA(Matcher):
     "Deep visual-semantic alignments (Karpathy and Fei-Fei 2015, Eq. 8): each word takes its best region, summed over words."
-    paper_margin, loss = 1.0, sum_of_hinges
+    paper_margin, loss, warm_up_loss = 1.0, sum_of_hinges, _all_along
 
     def __init__(
         self,
@@ -173,6 +177,8 @@ def projection_matching(
 # %% ../nbs/18_baselines.ipynb #9ab67f8a
 class CMPM(VSE):
     "VSE's two vectors, trained by cross-modal projection matching (Zhang and Lu 2018). Captions and images keep their lengths."
+    warm_up_loss = _all_along
+
     def encode_images(self, features: Tensor, mask: Tensor | None = None) -> Fragments:
         "The mean of the projected regions (B, m, f), not scaled: (B, 1, d)."
         return _single(mean_region(self.image_encoder(features, mask)))

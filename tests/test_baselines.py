@@ -314,3 +314,11 @@ def test_sizes():
     shapes = {name: sum(p.numel() for p in kind(2048, 100).parameters()) for name, kind in
               (("devise", DEVISE), ("order", ORDER), ("cmpm", CMPM), ("dvsa", DVSA), ("pvse", PVSE), ("vsrn", VSRN))}
     assert shapes["devise"] < shapes["order"] == shapes["cmpm"] < shapes["dvsa"] < shapes["pvse"] < shapes["vsrn"]
+
+
+@pytest.mark.parametrize("kind", [DEVISE, ORDER, DVSA, CMPM])
+def test_a_warm_up_keeps_the_scale_of_a_loss_that_counts_all_rivals(kind):
+    "The training loop's first steps and its later ones must not differ by a factor of B - 1."
+    scores = torch.rand(5, 5, 2) if kind is CMPM else torch.rand(5, 5)
+    model = kind(6, 9, 4, 3)
+    assert torch.equal(model.warm_up_loss(scores, 0.2), model.loss(scores, 0.2, "hardest"))
