@@ -300,7 +300,9 @@ def free_bytes(device: str) -> float:
     return 0.9 * torch.cuda.mem_get_info()[0]
 
 
-def gigabytes(count: float) -> str: return f"{count / 1e9:.2f} GB" if count < 1e10 else f"{count / 1e9:.0f} GB"
+def gigabytes(count: float) -> str:
+    "Bytes as people read them: 0.26 GB, 83 GB."
+    return f"{count / 1e9:.2f} GB" if count < 1e10 else f"{count / 1e9:.0f} GB"
 
 
 def time_row(row: Row, device: str, left: Callable[[], float]) -> dict:
@@ -458,10 +460,14 @@ def table(content: dict) -> str:
     return "\n".join([*lines, "", *(f"- {remark}" for remark in remarks(results))]).rstrip() + "\n"
 
 
-def verdict(met: bool | None) -> str: return {True: "yes", False: "no", None: "not measured"}[met]
+def verdict(met: bool | None) -> str:
+    "Whether a bar was met, in words."
+    return {True: "yes", False: "no", None: "not measured"}[met]
 
 
-def plotted(results: Sequence[dict], variant: str) -> list[dict]: return [result for result in results if result["seconds"].get(variant)]
+def plotted(results: Sequence[dict], variant: str) -> list[dict]:
+    "The rows in which a variant was timed."
+    return [result for result in results if result["seconds"].get(variant)]
 
 
 def figure(content: dict):
