@@ -36,6 +36,10 @@ def sum_of_hinges(
     "The ranking loss before VSE++ (DVSA Eq. 9). ValueError as `losses.triplet`."
     return triplet(scores, margin, "all", same_image)
 
+def _all_equal(self, batch_size: int, margin: float = 0.2, negatives: str = "all") -> float:
+    "The loss of a pair where all scores are equal."
+    return 2 * margin * (batch_size - 1)
+
 def _all_along(self, scores: Tensor, margin: float = 0.2, same_image: Tensor | None = None) -> Tensor:
     "The warm-up of a loss that counts all rivals anyway: that loss, on the scale it keeps afterwards."
     return self.loss(scores, margin, same_image=same_image)
@@ -67,7 +71,7 @@ class MeanWords(nn.Module):
 # %% ../nbs/18_baselines.ipynb #191b2d88
 class DEVISE(VSE):
     "DeViSE (Frome et al. 2013) over region features: mean region and mean word, a linear map each, cosine, all hinges."
-    paper_margin, loss, warm_up_loss = 0.1, sum_of_hinges, _all_along
+    paper_margin, loss, warm_up_loss, standstill = 0.1, sum_of_hinges, _all_along, _all_equal
 
     def __init__(
         self,
@@ -87,7 +91,7 @@ class DEVISE(VSE):
 # %% ../nbs/18_baselines.ipynb #285542c0
 class ORDER(VSE):
     "Order embeddings (Vendrov et al. 2016, Eq. 1-2): a caption lies above its image; the score is minus the violation."
-    paper_margin, loss, warm_up_loss = 0.05, sum_of_hinges, _all_along
+    paper_margin, loss, warm_up_loss, standstill = 0.05, sum_of_hinges, _all_along, _all_equal
 
     def __init__(
         self,
@@ -131,7 +135,7 @@ def best_regions(
 
 class DVSA(Matcher):
     "Deep visual-semantic alignments (Karpathy and Fei-Fei 2015, Eq. 8): each word takes its best region, summed over words."
-    paper_margin, loss, warm_up_loss = 1.0, sum_of_hinges, _all_along
+    paper_margin, loss, warm_up_loss, standstill = 1.0, sum_of_hinges, _all_along, _all_equal
 
     def __init__(
         self,
@@ -201,6 +205,10 @@ class CMPM(VSE):
         how = self.training_scores if self.training else self.score
         return how(self.encode_images(features, mask), self.encode_captions(tokens, lengths))
 
+    def standstill(self, batch_size: int, margin: float = 0.2, negatives: str = "all") -> float:
+        "The loss of a pair where all projections are equal."
+        return self.loss(torch.zeros(batch_size, batch_size, 2)).item() / batch_size
+
     def loss(self, scores: Tensor, margin: float = 0.2, negatives: str = "all", same_image: Tensor | None = None) -> Tensor:
         "Projection matching of (B, B, 2) projections; there is no margin, and all negatives take part."
         return projection_matching(scores, same_image)
@@ -241,7 +249,7 @@ class PIE(nn.Module):
 # %% ../nbs/18_baselines.ipynb #20d0aef3
 class PVSE(VSE):
     "Polysemous embeddings (Song and Soleymani 2019): K vectors a side, and the score is the best of the K x K cosines."
-    paper_margin = 0.1
+    paper_margin, warmup_steps = 0.1, 450
 
     def __init__(
         self,
@@ -303,7 +311,7 @@ class RegionGraph(nn.Module):
 # %% ../nbs/18_baselines.ipynb #2933d05a
 class VSRN(VSE):
     "VSE++ whose regions exchange messages and are then read by a GRU (Li et al. 2019); without the caption generator."
-    paper_margin = 0.2
+    paper_margin, warmup_steps = 0.2, 450 # without a warm-up, regions that reinforce each other round after round can overflow
 
     def __init__(
         self,

@@ -5,6 +5,7 @@
 # %% ../nbs/17_camp.ipynb #e29513ee
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from torch.nn.functional import linear
 from .aggregation import MessageAggregation, even_weights, facing
 from .attention import RELEASED_TEXT, build_released, one_of
 from .encoders import Fragments, RegionEncoder, WordEncoder
-from .engine import BLOCK, Side, cut, mix, needed, products, reach, wide
+from .engine import BLOCK, Side, buffer, cut, mix, needed, products, reach, wide
 from .engine import score as engine_score
 from .fusion import GATES, OPERATIONS, GatedFusion, gated
 from .losses import matching_bce, positives, triplet
@@ -25,7 +26,7 @@ from .similarity import cosine, l2_normalize
 
 # %% auto #0
 __all__ = ['ABLATIONS', 'OWN', 'CHOICES', 'IDLE', 'RELEASED', 'FragmentPooling', 'Matching', 'ablation', 'settle', 'CAMP', 'runs',
-           'lift', 'on_real', 'Listener', 'MessagePassing', 'pair_gates', 'MeanGates', 'mean_gates', 'fragment_gates']
+           'lift', 'summed', 'Listener', 'MessagePassing', 'pair_gates', 'MeanGates', 'mean_gates', 'fragment_gates']
 
 # %% ../nbs/17_camp.ipynb #725140e8
 class FragmentPooling(nn.Module):
@@ -126,6 +127,8 @@ def settle(
 # %% ../nbs/17_camp.ipynb #002ccbc0
 class CAMP(Matcher):
     "Cross-modal adaptive message passing (Wang et al. 2019); `score` gives logits, which rank as the probabilities of Eq. 13 do."
+    warmup_steps = 450 # the hardest negatives alone, on fresh weights, teach it that nothing belongs together
+
     def __init__(
         self,
         region_dim: int,                    # f: width of a region's feature
@@ -217,12 +220,16 @@ def _warm_up_loss(self, scores: Tensor, margin: float = 0.2, same_image: Tensor 
     if self.form["objective"] == "ranking": return Matcher.warm_up_loss(self, scores, margin, same_image)
     return self.loss(scores, margin, "all", same_image)
 
+def _standstill(self, batch_size: int, margin: float = 0.2, negatives: str = "hardest") -> float:
+    "The loss of a pair where all scores are equal: four times log 2 where all probabilities are one half."
+    return Matcher.standstill(self, batch_size, margin, negatives) if self.form["objective"] == "ranking" else 4 * math.log(2)
+
 def _probability(self, images: Fragments, captions: Fragments) -> Tensor:
     "m(I, S) of every image with every caption, (I, C) (Eq. 13). ValueError for a model that compares by cosine."
     if self.form["matching"] == "cosine": raise ValueError('a cosine is no probability: matching="mlp" gives one')
     return self.training_scores(images, captions).sigmoid()
 
-CAMP.loss, CAMP.warm_up_loss, CAMP.probability = _loss, _warm_up_loss, _probability
+CAMP.loss, CAMP.warm_up_loss, CAMP.standstill, CAMP.probability = _loss, _warm_up_loss, _standstill, _probability
 
 # %% ../nbs/17_camp.ipynb #1e4a0724
 RELEASED = {**{name: theirs.removeprefix("txt_enc.") for name, theirs in RELEASED_TEXT.items()}, "image_encoder.project": "fc",
@@ -257,14 +264,13 @@ def lift(
     "A side as the one that asks."
     return {name: x.unsqueeze(axis) for name, x in side.items()}
 
-def on_real(
-    f,            # a function of vectors (..., d)
-    x: Fragments, # (B, k, d)
-) -> Tensor:      # (B, k, ...), zero where nothing is real
-    "Apply a function to real fragments only."
-    if x.mask.device.type != "cpu" or needed(x.mask) is None: return f(x.values)
-    found = f(x.values[x.mask])
-    return found.new_zeros(*x.mask.shape, found.shape[-1]).index_put((x.mask,), found)
+def summed(
+    shares: Tensor, # (R, Q, k)
+    x: Tensor,      # (R, Q, k, d), which may be cut out of something larger
+) -> Tensor:        # (R, Q, d)
+    "The weighted sum over the last axis but one; row by row, so that nothing is copied."
+    axis = 0 if len(x) < x.shape[1] else 1
+    return torch.stack([(s[:, None] @ part)[:, 0] for s, part in zip(shares.unbind(axis), x.unbind(axis))], axis)
 
 # %% ../nbs/17_camp.ipynb #3b79e504
 @dataclass(frozen=True)
@@ -325,14 +331,17 @@ def _let_in(self, query, response, weights, dots, spaces):
 Listener.together, Listener.separately, Listener.weigh, Listener.let_in = _together, _separately, _weigh, _let_in
 
 # %% ../nbs/17_camp.ipynb #7c9b41e8
-def _pooled(self, query, let_in):
-    "v* or t*, (R, Q, d), of what was let in, (R, Q, q, d), and of the residual (CAMP Eq. 10-11)."
+def _begin(self, let_in):
+    "What the pooling's first layer makes of it; nothing where the mean is taken."
+    return self.pool.scorer[0](let_in) if self.pool.attention else let_in[..., :0]
+
+def _pooled(self, query, let_in, begun):
+    "v* or t*, (R, Q, d), of what was let in, (R, Q, q, d), of what the pooling began with it, and of the residual (CAMP Eq. 10-11)."
     residual = self.fusion.residual
     if self.pool.attention:
-        begun = self.pool.scorer[0](let_in)
         shares = self.pool.shares(begun + query["begun"] if residual else begun, query["mask"]).to(let_in.dtype)
     else: shares = even_weights(query["mask"], let_in.dtype)[..., 0, :].expand(let_in.shape[:-1])
-    y = (shares[..., None, :] @ let_in).squeeze(-2)
+    y = summed(shares, let_in)
     return y + torch.einsum("...k,...kd->...d", shares, query["values"].to(shares.dtype)) if residual else y
 
 def _passed_on(self, query, response, weights):
@@ -346,7 +355,8 @@ def _hear(self, query, response, tables, spaces=(None, None)):
     "Listeners (R or 1, Q, q, ...) and what they listen to (R, r, ...) to one vector a pair, (R, Q, d); tables: affinities and, for scalar gates, products."
     weights = self.weigh(tables[0], response["mask"])
     if not self.fusion.fuse: return self.passed_on(query, response, weights)
-    return self.pooled(query, self.let_in(query, response, weights, tables[1:], spaces))
+    found = self.let_in(query, response, weights, tables[1:], spaces)
+    return self.pooled(query, found, self.begin(found))
 
 def _hear_all(self, query, response, tables, spaces):
     "The same for all pairs, listeners (Q, q, ...) laid end to end so that F sees no padding."
@@ -355,10 +365,10 @@ def _hear_all(self, query, response, tables, spaces):
     packed = {name: torch.cat([x[rows, :k].flatten(0, 1) for rows, k in parts])[None, None] for name, x in query.items()}
     A, *dots = (torch.cat([x[:, :, rows, :k].flatten(2) for rows, k in parts], -1)[:, :, None] for x in tables)
     found = self.let_in(packed, response, self.weigh(A, response["mask"]), dots, spaces)[:, 0]
-    pieces = found.split([(rows.stop - rows.start) * k for rows, k in parts], 1)
-    return torch.cat([self.pooled(lift(cut(query, rows, k), 0), x.unflatten(1, (-1, k))) for (rows, k), x in zip(parts, pieces)], 1)
+    pieces = zip(*(x.split([(rows.stop - rows.start) * k for rows, k in parts], 1) for x in (found, self.begin(found))))
+    return torch.cat([self.pooled(lift(cut(query, rows, k), 0), *(x.unflatten(1, (-1, k)) for x in both)) for (rows, k), both in zip(parts, pieces)], 1)
 
-Listener.pooled, Listener.passed_on, Listener.hear, Listener.hear_all = _pooled, _passed_on, _hear, _hear_all
+Listener.begin, Listener.pooled, Listener.passed_on, Listener.hear, Listener.hear_all = _begin, _pooled, _passed_on, _hear, _hear_all
 
 # %% ../nbs/17_camp.ipynb #50ccf03d
 @dataclass(frozen=True)
@@ -379,13 +389,13 @@ class MessagePassing:
         images, captions = (Fragments(x.values.to(kind), x.mask) for x in (images, captions))
         def side(x, mine, others): return {"values": x.values, "mask": x.mask, **mine.as_query(x.values), **others.as_response(x.values)}
         a, regions, words = self.aggregation, side(images, self.regions, self.words), side(captions, self.words, self.regions)
-        if a.attention: words["key"] = on_real(lambda t: linear(linear(t, a.project_words.weight), a.project_regions.weight.t()) * a.hidden ** -.5, captions)
+        if a.attention: words["key"] = linear(linear(captions.values, a.project_words.weight), a.project_regions.weight.t())
         return regions, words
 
     def tables(self, images, captions):
         "Scaled affinities (Eq. 1) and, for scalar gates, products of fragments: (I, m, C, n), or (P, m, 1, n)."
         m, (rows, n) = images["mask"].shape, captions["mask"].shape[1:]
-        A = products(images["values"], captions["key"]) if self.aggregation.attention else images["values"].new_zeros(1).expand(*m, rows, n)
+        A = products(images["values"], captions["key"]) * self.aggregation.hidden ** -.5 if self.aggregation.attention else images["values"].new_zeros(1).expand(*m, rows, n)
         return [A, products(images["values"], captions["values"])] if self.regions.apart and self.regions.fusion.kind else [A]
 
     def all_pairs(self, images: Side, captions: Side, spaces=(None, None)) -> Tensor:
@@ -406,7 +416,7 @@ def _spaces(self, images: Side, captions: Side, room: int) -> tuple:
     "Two buffers that all blocks of `room` pairs share."
     mixed, fuse, apart = images["said" if self.regions.apart else "values"], self.regions.fusion.fuse, self.regions.apart
     size = room * max(mixed.shape[1], captions["mask"].shape[1]) * mixed.shape[2]
-    return tuple(mixed.new_empty(size) if wanted else None for wanted in (fuse, fuse and not apart))
+    return tuple(buffer(mixed, size, n) if wanted else None for n, wanted in enumerate((fuse, fuse and not apart)))
 
 def _floats_per_pair(self, m: int, n: int, d: int) -> int:
     "Numbers held for one pair while it is scored: tables of regions by words, and a few vectors for each fragment of the longer side."
@@ -443,12 +453,13 @@ CAMP.training_scores, CAMP.score, CAMP.score_pairs = _training_scores, _score, _
 # %% ../nbs/17_camp.ipynb #bef95db4
 def _gates(self, images: Fragments, captions: Fragments, paired: bool = False) -> tuple[Tensor, Tensor]:
     "How far each region and each word opens: (I, C, m, d or 1) and (I, C, n, d or 1) (Eq. 5 and 7). ValueError for a model without gates."
-    if not (self.form["interaction"] and self.form["gates"] and self.form["fusion"]): raise ValueError("this model has no gates to look at")
+    if not self.gated: raise ValueError("this model has no gates to look at")
     V, _, T, _ = facing(images, captions, paired)
     told = self.aggregation(images, captions, paired)
     return self.fuse_regions.gates(V, told.to_regions), self.fuse_words.gates(T, told.to_words)
 
 CAMP.gates = _gates
+CAMP.gated = property(lambda self: bool(self.form["interaction"] and self.form["gates"] and self.form["fusion"]), doc="Whether it has gates.")
 
 def pair_gates(
     model: CAMP,
@@ -495,3 +506,13 @@ def fragment_gates(
     if len(image) != 1 or len(caption) != 1: raise ValueError(f"one image and one caption, please; got {len(image)} and {len(caption)}")
     with torch.no_grad(): g, h = model.gates(image, caption)
     return g[0, 0].mean(-1)[image.mask[0]], h[0, 0].mean(-1)[caption.mask[0]]
+
+def _watch(self, images: Fragments, captions: Fragments, image_of_caption) -> tuple[float, ...]:
+    "Both mean gates over the first 40 images with their captions, after each epoch of a training; nothing without gates."
+    owner = torch.as_tensor(image_of_caption)
+    few = (owner < 40).nonzero()[:, 0]
+    if not self.gated or len(images) < 2: return ()
+    return tuple(mean_gates(self, images[:40].to(self.device), captions[few].to(self.device), owner[few]))
+
+CAMP.watch = _watch
+CAMP.watched = property(lambda self: ("gate_matching", "gate_other") if self.gated else ())

@@ -1,4 +1,4 @@
-"""The command line: `cmr data`, `train`, `evaluate`, `search` and `bench`. Thin on purpose; the work is done where the chapters define it."""
+"""The command line: `cmr data`, `train`, `compare`, `ablate`, `evaluate`, `search` and `bench`. Thin on purpose; the work is done where the chapters define it."""
 
 import os
 import re
@@ -118,10 +118,13 @@ def pick_data(data: Path | None) -> Path:
     return SCENES
 
 
-def pick_recipe(name: str | None, data: Path, device: str | None):
-    "The recipe of that name, else the one that fits the data: by its kind, its number of images, and what the machine can bear."
+def pick_recipe(name: str | None, data: Path, device: str | None, model: str | None = None):
+    "The recipe of that name, else the one that fits the data: by its kind, its number of images, what the machine can bear, and the model if it has one of its own."
     from cmr.training import RECIPES
-    name = name or fitting(data, device)
+    if name is None:
+        name = fitting(data, device)
+        own = name.replace("imram", str(model).lower())
+        name = own if own in RECIPES else name
     if name not in RECIPES: raise ValueError(f"no recipe {name!r}: choose one of {', '.join(RECIPES)}")
     return RECIPES[name]
 
@@ -138,14 +141,15 @@ def fitting(data: Path, device: str | None) -> str:
 
 
 def adjust(recipe, model: str | None, settings: dict, args: dict):
-    "A recipe with what was said on the command line; ValueError where the matcher does not take it."
+    "A recipe with what was said on the command line, and so what it comes after; ValueError where the matcher does not take it."
     from cmr.training import accepted, for_matcher
     if model: recipe = for_matcher(recipe, model)
     known = accepted(recipe.matcher)
     args, settings = ({key: value for key, value in given.items() if value is not None} for given in (args, settings))
     foreign = [f"--{key.replace('_', '-')}" for key in args if key not in known]
     if foreign: raise ValueError(f"{recipe.matcher} takes no {', '.join(foreign)}; its settings are {', '.join(known)}")
-    return replace(recipe, args={**recipe.args, **args}, **settings)
+    after = recipe.after and adjust(recipe.after, None, settings, args)
+    return replace(recipe, args={**recipe.args, **args}, after=after, **settings)
 
 
 def show_summary(result: dict):
@@ -164,7 +168,7 @@ def start(data, recipe, model, out, resume, settings: dict, args: dict, device, 
     data = recorded if resume and out and data is None else data
     if data is None and ranks > 1: raise ValueError("several processes: say with --data which data folder they share (`cmr data scenes` makes one)")
     data = pick_data(data)
-    if recipe or not (resume and out): base = pick_recipe(recipe, data, device)
+    if recipe or not (resume and out): base = pick_recipe(recipe, data, device, model)
     final = adjust(base, model, settings, args)
     out = out or Path("runs") / f"{final.name}-{final.matcher}"
     shared = f" with {ranks} processes" * (ranks > 1)
@@ -179,8 +183,8 @@ def start(data, recipe, model, out, resume, settings: dict, args: dict, device, 
 @app.command("train")
 def train_command(
     data: Annotated[Path | None, typer.Option(help="Data folder with train and dev. Default: data/scenes, drawn at once if it is not there.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="scenes, f8k-small, imram-f8k, imram-f30k or imram-coco. Default: what fits the data.")] = None,
-    model: Annotated[str | None, typer.Option(help="vse, scan, imram, devise, order, dvsa, cmpm, pvse or vsrn. Default: the recipe's.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="scenes, f8k-small, imram-f8k, imram-f30k, imram-coco, camp-f8k, camp-f30k, camp-coco or camp-f30k-released. Default: what fits the data.")] = None,
+    model: Annotated[str | None, typer.Option(help="vse, scan, imram, camp, devise, order, dvsa, cmpm, pvse or vsrn. Default: the recipe's.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/RECIPE-MODEL.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run, to the same result as without the break.")] = False,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training captions.")] = None,
@@ -193,6 +197,8 @@ def train_command(
     pooling: Annotated[str | None, typer.Option(help="mean, lse, max or sum (SCAN).")] = None,
     memory: Annotated[str | None, typer.Option(help="distill, add, mlp, att or gate (IMRAM).")] = None,
     variant: Annotated[str | None, typer.Option(help="paper or released: as printed, or as the authors' code computes it.")] = None,
+    ablation: Annotated[list[str] | None, typer.Option(help="A row of CAMP's Table 3, such as base or no-gates; can be given several times. `cmr ablate camp --help` names them.")] = None,
+    warmup_steps: Annotated[int | None, typer.Option(min=0, help="Steps with all negatives first. Default: the recipe's, or what the model needs.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU if there is one.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, tf32 (NVIDIA GPUs) or bf16. Default: fp32.")] = None,
     engine: Annotated[bool | None, typer.Option("--engine/--no-engine", help="Score by the fast engine, or by the plain batched form.")] = None,
@@ -205,6 +211,7 @@ def train_command(
     Examples:
       cmr train                                       IMRAM, built-in scenes
       cmr train --model scan --direction text --out runs/scan
+      cmr train --model camp --ablation no-gates      a row of CAMP's Table 3
       cmr train --data data/f30k --recipe imram-f30k  the paper's settings
       cmr train --out runs/scan --resume              go on after a stop
 
@@ -221,7 +228,86 @@ def train_command(
     """
     with plain_errors():
         args = {"embed_dim": embed_dim, "steps": steps, "direction": direction, "pooling": pooling, "memory": memory, "variant": variant, "engine": engine}
-        start(data, recipe, model, out, resume, {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}, args, device, precision, True, max_steps, workers)
+        settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "warmup_steps": warmup_steps}
+        start(data, recipe, model, out, resume, settings, {**args, **asked_ablation(ablation)}, device, precision, True, max_steps, workers)
+
+
+def asked_ablation(names: list[str] | None) -> dict:
+    "CAMP's arguments for rows of its Table 3."
+    from cmr.camp import ablation
+    return ablation(*names) if names else {}
+
+
+def run_table(entries: list, data: Path, out: Path, seeds: str, split: str, device: str | None):
+    "Train everything and print the table."
+    from cmr import compare
+    from cmr.training import make_accelerator
+    try: numbers = [int(seed) for seed in seeds.split(",")]
+    except ValueError: raise ValueError(f"--seeds {seeds!r}: write whole numbers with commas between them, such as 0,1,2") from None
+    results = compare.compare(entries, data, out, numbers, split, device=make_accelerator(device).device.type)
+    typer.echo(f"{compare.told(results)}\n\n{compare.table(results)}\nWritten to {out}: table.md, results.csv, table.png, and a folder for each run")
+
+
+@app.command("ablate")
+def ablate_command(
+    model: Annotated[str, typer.Argument(help="What to take apart: camp.")],
+    data: Annotated[Path | None, typer.Option(help="Data folder with train, dev and test. Default: data/scenes.")] = None,
+    rows: Annotated[list[str] | None, typer.Option(help="A row of the table; a+b takes two together. Can be given several times. Default: all twelve.")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas between them.")] = "0",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training captions, the same for all. Default: the recipe's.")] = None,
+    embed_dim: Annotated[int | None, typer.Option(min=1, help="Width of regions and words.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="As for cmr train. Default: what fits the data.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the runs and the table.")] = Path("runs/ablate-camp"),
+    split: Annotated[str, typer.Option(help="The split that is reported.")] = "test",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU if there is one.")] = None,
+):
+    """Train rows of CAMP's Table 3 with one budget and the same seeds, and draw the table.
+
+    \b
+    Examples:
+      cmr ablate camp
+      cmr ablate camp --rows full --rows base --rows no-gates --seeds 0,1,2
+      cmr ablate camp --data data/f30k --out runs/ablate-f30k
+
+    \b
+    Rows: full, base, no-attention, no-fusion, no-gates, no-residual, mean-pooling, concat,
+    product, joint-embedding, mlp-ranking, bce-all. The same command goes on after a stop.
+    """
+    with plain_errors():
+        from cmr import compare
+        if model.lower() != "camp": raise ValueError(f"no ablations of {model!r}: there are some of camp")
+        data = pick_data(data)
+        base = adjust(pick_recipe(recipe, data, device, "camp"), "camp", {"epochs": epochs}, {"embed_dim": embed_dim})
+        run_table(compare.ablations(rows or [], base), data, out, seeds, split, device)
+
+
+@app.command("compare")
+def compare_command(
+    models: Annotated[list[str] | None, typer.Argument(help="Models, such as vse scan camp. Default: all ten.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data folder with train, dev and test. Default: data/scenes.")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas between them.")] = "0",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training captions, the same for all. Default: the recipe's.")] = None,
+    embed_dim: Annotated[int | None, typer.Option(min=1, help="Width of the common space.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="As for cmr train. Default: what fits the data.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the runs and the table.")] = Path("runs/compare"),
+    split: Annotated[str, typer.Option(help="The split that is reported.")] = "test",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU if there is one.")] = None,
+):
+    """Train several models with one budget and the same seeds, and draw the table: recall, twins, parameters, time.
+
+    \b
+    Examples:
+      cmr compare
+      cmr compare vse scan camp --seeds 0,1,2
+      cmr compare --data data/f8k --epochs 3 --out runs/compare-f8k
+
+    The same command goes on after a stop.
+    """
+    with plain_errors():
+        from cmr import compare
+        data = pick_data(data)
+        base = adjust(pick_recipe(recipe, data, device), None, {"epochs": epochs}, {"embed_dim": embed_dim})
+        run_table(compare.models(models or [], base), data, out, seeds, split, device)
 
 
 def model_folder(path: Path) -> Path:

@@ -5,6 +5,7 @@
 # %% ../nbs/14_speed.ipynb #51f0b36e
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -19,9 +20,9 @@ from .encoders import Fragments
 
 # %% auto #0
 __all__ = ['Side', 'BLOCK', 'take', 'cut', 'numbered', 'wide', 'products', 'inverse_lengths', 'mix', 'gram', 'needed',
-           'Recurrence', 'Recurrences', 'context_cosines', 'reach', 'shortest_first', 'pairs_at_once', 'blocks',
-           'all_scores', 'again', 'floats_needed', 'added', 'slopes', 'SparseBackward', 'score', 'Gather', 'ranks',
-           'everyones', 'gathered', 'Columns', 'joint_scores', 'sum_gradients']
+           'Recurrence', 'Recurrences', 'context_cosines', 'reach', 'shortest_first', 'buffer', 'pairs_at_once',
+           'blocks', 'ordered', 'all_scores', 'again', 'floats_needed', 'added', 'slopes', 'SparseBackward', 'score',
+           'Gather', 'ranks', 'everyones', 'gathered', 'Columns', 'joint_scores', 'sum_gradients']
 
 # %% ../nbs/14_speed.ipynb #44a31d9d
 Side = dict[str, Tensor]  # what is computed once for each image, or once for each caption: tensors (B, k, ...) over k fragments
@@ -216,6 +217,19 @@ def shortest_first(
     rows = many.argsort(stable=True)
     return rows.to(mask.device), many[rows].tolist()
 
+_warm = threading.local()
+
+def buffer(
+    like: Tensor, # of this dtype, on this device
+    size: int,    # numbers
+    n: int = 0,   # which one, where several are needed at once
+) -> Tensor:      # (size,), its content left over from somebody else
+    "Memory to write to. A processor gets the same again and again in each thread: fresh pages cost more than what is computed in them. (A GPU's are kept by PyTorch.)"
+    if like.device.type != "cpu": return like.new_empty(size)
+    kept, count = _warm.__dict__.setdefault("buffers", {}), size * like.element_size()
+    if n not in kept or not count <= kept[n].numel() <= count * 5 // 4: kept[n] = torch.empty(count, dtype=torch.uint8)
+    return kept[n][:count].view(like.dtype)
+
 BLOCK = {"cpu": (2**25, 2**28), "cuda": (2**29, 2**31)} # bytes for the pairs of a block, without and with a graph
 
 def pairs_at_once(
@@ -248,7 +262,7 @@ def _spaces(self, images: Side, captions: Side, room: int) -> tuple:
     "Buffers that all blocks of `room` pairs share, two sets in turns: fresh memory costs more than what is computed in it."
     def need(a, b): return [(room * message.shape[2] * b["values"].shape[1], message) for message in numbered(a, "message")]
     largest = [max(filter(None, both), key=lambda need: need[0]) for both in zip_longest(need(images, captions), need(captions, images))]
-    return tuple([message.new_empty(size) for size, message in largest] for _ in range(2))
+    return tuple([buffer(message, size, 2 * n + k) for n, (size, message) in enumerate(largest)] for k in range(2))
 
 def _floats_per_pair(
     self,
@@ -262,15 +276,22 @@ def _floats_per_pair(
 Recurrences.weights = property(_weights, doc="The parameters that scoring depends on.")
 Recurrences.spaces, Recurrences.floats_per_pair = _spaces, _floats_per_pair
 
+def ordered(
+    x: Fragments,
+    rows: Tensor, # (B,) all of its rows, in any order
+) -> Fragments:
+    "The fragments in that order; copied only where they aren't in it already."
+    return x if rows.device.type == "cpu" and torch.equal(rows, torch.arange(len(rows))) else x[rows]
+
 def all_scores(
     plan: Recurrences,
-    images: Side,   # I of them
-    captions: Side, # C of them
-) -> Tensor:        # (I, C)
+    images: Fragments,   # I of them
+    captions: Fragments, # C of them
+) -> Tensor:             # (I, C)
     "Every image with every caption, block by block, without a graph."
+    (rows, m), (columns, n) = shortest_first(images.mask), shortest_first(captions.mask)
+    images, captions = plan.prepare(ordered(images, rows), ordered(captions, columns))
     room, values = pairs_at_once(plan, images, captions), images["values"]
-    (rows, m), (columns, n) = shortest_first(images["mask"]), shortest_first(captions["mask"])
-    images, captions = take(images, rows), take(captions, columns)
     room = min(room, max(1, len(m) * len(n)))                              # no larger buffers than there are pairs
     scores, spaces = wide(values.new_empty(len(m), len(n))), plan.spaces(images, captions, room)
     for i, k, c, l in blocks(m, n, room): scores[i, c] = plan.all_pairs(cut(images, i, k), cut(captions, c, l), spaces)
@@ -352,7 +373,7 @@ class SparseBackward(torch.autograd.Function):
         kind = images.device.type
         ctx.plan, ctx.cast = plan, (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
         ctx.save_for_backward(image_mask, caption_mask, images, captions, *weights)
-        return all_scores(plan, *plan.prepare(Fragments(images, image_mask), Fragments(captions, caption_mask)))
+        return all_scores(plan, Fragments(images, image_mask), Fragments(captions, caption_mask))
 
     @staticmethod
     @once_differentiable
@@ -372,7 +393,7 @@ def score(
     weights = plan.weights
     if torch.is_grad_enabled() and any(x.requires_grad for x in (images.values, captions.values, *weights)):
         return SparseBackward.apply(plan, images.mask, captions.mask, images.values, captions.values, *weights)
-    with torch.no_grad(): return all_scores(plan, *plan.prepare(images, captions))
+    with torch.no_grad(): return all_scores(plan, images, captions)
 
 # %% ../nbs/14_speed.ipynb #5274e862
 class Gather(torch.autograd.Function):

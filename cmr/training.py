@@ -6,8 +6,9 @@
 __all__ = ['RECIPES', 'FREE', 'COLUMNS', 'Recipe', 'check_recipe', 'step_size', 'accepted', 'build', 'for_matcher', 'evaluate',
            'chance', 'make_accelerator', 'repeatable', 'Standing', 'check_splits', 'data_fingerprint', 'reading_ahead',
            'Run', 'agreed', 'plainly', 'batch_scores', 'train_step', 'Interrupt', 'together', 'write_checkpoint',
-           'begin', 'read_checkpoint', 'check_same', 'restore', 'set_off', 'train_epoch', 'end_epoch', 'write_metrics',
-           'finished', 'curves', 'summary', 'check_out', 'write_recipe', 'read_recipe', 'train', 'loop']
+           'take_over', 'begin', 'read_checkpoint', 'check_same', 'restore', 'set_off', 'train_epoch', 'end_epoch',
+           'watched_in', 'write_metrics', 'finished', 'curves', 'summary', 'check_out', 'write_recipe', 'read_recipe',
+           'whole_run', 'train_stage', 'loop', 'train']
 
 # %% ../nbs/10_training.ipynb #bd964c81
 import csv
@@ -35,7 +36,7 @@ from tqdm.auto import tqdm
 from .captions import Vocabulary, whole_file
 from .data import Batch, ImageCaptions, batches, check_vocabulary, open_split
 from .engine import everyones, gathered, joint_scores, ranks, sum_gradients, wide
-from .matcher import Matcher, encode_all, matcher_class, save, score_all, standardise_from
+from .matcher import Matcher, encode_all, load, matcher_class, save, score_all, standardise_from
 from .recall import Report, report
 
 # %% ../nbs/10_training.ipynb #ebc2b31f
@@ -50,6 +51,7 @@ class Recipe:
     lr: float = 2e-4                    # Adam's step size at the start
     decay_every: int = 15               # epochs between two decays
     decay: float = 0.1                  # what the step size is multiplied by then
+    decays: int | None = None           # how often that happens at most; None: as often as it comes round
     clip: float = 2.0                   # longest gradient let through; 0: no limit
     margin: float = 0.2                 # of Eq. 13
     negatives: str = "hardest"          # "hardest" or "all"
@@ -61,8 +63,12 @@ class Recipe:
     patience: int | None = None         # stop after so many epochs without a better R@sum
     seed: int = 0                       # decides first weights and the order of batches
     save_every: float = 10.0            # minutes between two checkpoints inside an epoch
+    frozen: list = field(default_factory=list) # parts of the matcher that don't learn, such as "text_encoder"
+    after: "Recipe | None" = None       # trained first; this one begins with its best weights
 
-    def __post_init__(self): check_recipe(self)
+    def __post_init__(self):
+        if isinstance(self.after, dict): object.__setattr__(self, "after", Recipe(**self.after)) # as it stands in json
+        check_recipe(self)
 
 # %% ../nbs/10_training.ipynb #a47dc7e6
 def check_recipe(recipe: Recipe) -> None:
@@ -75,15 +81,18 @@ def check_recipe(recipe: Recipe) -> None:
         need(getattr(recipe, key) > 0, f"{key}={getattr(recipe, key)} must be above 0")
     for key in ("clip", "warmup_steps", "save_every", "seed"):
         need(getattr(recipe, key) >= 0, f"{key}={getattr(recipe, key)} must not be negative")
+    need(recipe.decays is None or recipe.decays >= 0, f"decays={recipe.decays}: use 0 or more, or None")
     need(recipe.patience is None or recipe.patience > 0, f"patience={recipe.patience}: use 1 or more, or None")
 
 def step_size(
     recipe: Recipe,
     epoch: int,     # epochs done
 ) -> float:
-    "Step decay: the step size falls by `decay` every `decay_every` epochs."
-    return recipe.lr * recipe.decay ** (epoch // recipe.decay_every)
+    "Step decay: the step size falls by `decay` every `decay_every` epochs, `decays` times at most."
+    times = epoch // recipe.decay_every
+    return recipe.lr * recipe.decay ** (times if recipe.decays is None else min(times, recipe.decays))
 
+# %% ../nbs/10_training.ipynb #80d67590
 def accepted(
     matcher: str, # vse, scan, imram, ...
 ) -> list[str]:   # names of its arguments besides region_dim and vocab_size
@@ -96,14 +105,19 @@ def build(
     region_dim: int,   # width of the data's features
     vocab_size: int,   # words of its vocabulary
 ) -> Matcher:
-    "The recipe's matcher with its first weights, which the seed decides; ValueError for an argument it does not take."
+    "The recipe's matcher with its first weights, which the seed decides; ValueError for an argument it does not take, or a part it does not have."
     known = accepted(recipe.matcher)
     if unknown := sorted(set(recipe.args) - set(known)):
         raise ValueError(f"{recipe.matcher} takes no argument {', '.join(unknown)}: it knows {', '.join(known)}")
     for key in ("embed_dim", "word_dim"):
         if recipe.args.get(key, 1) < 1: raise ValueError(f"{key}={recipe.args[key]}: a width must be 1 or more")
     torch.manual_seed(recipe.seed)
-    return matcher_class(recipe.matcher)(region_dim=region_dim, vocab_size=vocab_size, **recipe.args)
+    model = matcher_class(recipe.matcher)(region_dim=region_dim, vocab_size=vocab_size, **recipe.args)
+    parts = dict(model.named_children())
+    for part in recipe.frozen:
+        if part not in parts: raise ValueError(f"{recipe.matcher} has no part {part!r} to freeze: it has {', '.join(parts)}")
+        parts[part].requires_grad_(False)
+    return model
 
 # %% ../nbs/10_training.ipynb #e2b6acec
 _full = {"embed_dim": 1024, "word_dim": 300, "steps": 3, "direction": "full"}
@@ -117,14 +131,22 @@ RECIPES = {recipe.name: recipe for recipe in (
            epochs=5, batch_size=32, lr=2e-3, decay_every=4, min_count=1, standardise=True, save_every=1.0),
 )}
 
+_camp = Recipe("camp-f30k", "camp", {"embed_dim": 1024, "word_dim": 300}, epochs=40, lr=2e-4, decay_every=15, decays=1, warmup_steps=2000, max_words=50, patience=10)
+_released = replace(_camp, args={**_camp.args, "variant": "released"})
+_first = replace(_released, name="camp-f30k-attention", args={**_released.args, "fusion": False, "matching": "cosine"}, epochs=15, warmup_steps=0)
+_second = replace(_released, name="camp-f30k-fusion", epochs=15, frozen=["image_encoder", "text_encoder"], after=_first)
+RECIPES.update({recipe.name: recipe for recipe in (_camp, replace(_camp, name="camp-f8k"), replace(_camp, name="camp-coco"),
+    replace(_released, name="camp-f30k-released", epochs=25, lr=2e-5, decays=0, warmup_steps=0, after=_second))})
+
 def for_matcher(
     recipe: Recipe,
     matcher: str,   # another matcher
 ) -> Recipe:        # the same settings for it
-    "A recipe's counterpart for another matcher: sizes and temperature stay where it has them, the rest is its own default."
+    "A recipe's counterpart for another matcher: sizes and temperature stay where it has them; the margin is its paper's, the rest its own default."
     known = set(accepted(matcher)) & {"embed_dim", "word_dim", "inverse_temperature"}
     if matcher.lower() == recipe.matcher.lower(): return recipe
-    return replace(recipe, matcher=matcher.lower(), args={key: value for key, value in recipe.args.items() if key in known})
+    args, cls = {key: value for key, value in recipe.args.items() if key in known}, matcher_class(matcher)
+    return replace(recipe, matcher=matcher.lower(), args=args, margin=cls.paper_margin, warmup_steps=max(recipe.warmup_steps, cls.warmup_steps), frozen=[], after=None)
 
 # %% ../nbs/10_training.ipynb #5ff1fc22
 def evaluate(
@@ -362,9 +384,19 @@ def write_checkpoint(run: Run) -> None:
     with _or_as_before(run.checkpoint) as partial: partial.write_bytes(buffer.getbuffer())
     save(run.model, run.vocabulary, run.checkpoint.parent)
 
+def take_over(run: Run, folder: Path) -> None:
+    "Begin with a trained model's weights; what it hasn't got keeps its first ones. ValueError where words or shapes differ, or a weight would be lost."
+    earlier, vocabulary = load(folder)
+    mine, theirs = run.model.state_dict(), earlier.state_dict()
+    if vocabulary.words != run.vocabulary.words: raise ValueError(f"{folder} was trained with other words: take min_count, marks and max_words from its recipe")
+    odd = [name for name, weight in theirs.items() if name not in mine or mine[name].shape != weight.shape]
+    if odd: raise ValueError(f"{run.recipe.matcher} can't begin with the weights of {folder}: it has no {odd[0]} of shape {tuple(theirs[odd[0]].shape)}")
+    run.model.load_state_dict(theirs, strict=False)
+
 def begin(run: Run) -> None:
     "The first checkpoint, before the first step: from now on the run can be resumed."
-    if run.recipe.standardise: standardise_from(run.model, run.train, progress=run.progress)
+    if run.recipe.after: take_over(run, run.out / "before" / "best")
+    elif run.recipe.standardise: standardise_from(run.model, run.train, progress=run.progress)
     write_checkpoint(run)
 
 def _random_state() -> dict:
@@ -380,11 +412,11 @@ def read_checkpoint(
     try: return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as problem: raise ValueError(f"{path} is damaged or no checkpoint ({problem}): start again in a new folder") from problem
 
-FREE = ("name", "epochs", "patience", "save_every") # may change on resume: they change no step
+FREE = ("name", "epochs", "patience", "save_every", "after") # may change on resume: they change no step
 
 def check_same(recipe: Recipe, data: dict, state: dict, path: Path) -> None:
     "ValueError unless a checkpoint was made with this recipe on this data."
-    before, now = state["recipe"], asdict(recipe)
+    before, now = {**asdict(Recipe("")), **state["recipe"]}, asdict(recipe)   # a run from before a setting existed has its default
     changed = [f"{key} was {before.get(key)!r}, now {now[key]!r}" for key in now if key not in FREE and before.get(key) != now[key]]
     if changed: raise ValueError(f"cannot resume {path} with another recipe: {'; '.join(changed)}. Use the old settings, or a new folder")
     parts = [f"{key} was {state['data'].get(key)}, now {data[key]}" for key in data if state["data"].get(key) != data[key]]
@@ -449,13 +481,14 @@ def end_epoch(
     writer,     # TensorBoard's SummaryWriter, in the main process
 ) -> None:
     "Evaluate on dev, keep the best model, note the metrics, and write the checkpoint."
-    at, clock = run.at, time.monotonic()
-    found = [-1.0] * len(COLUMNS[6:])
+    at, clock, names = run.at, time.monotonic(), [*COLUMNS[6:], *run.model.watched]
+    found = [-1.0] * len(names)
     if run.main:
-        result, _ = evaluate(run.model, run.dev, run.vocabulary, progress=run.progress)
-        found = [getattr(result, key) for key in COLUMNS[6:]]
+        images, captions = encode_all(run.model, run.dev, run.vocabulary, progress=run.progress)
+        result = report(score_all(run.model, images, captions, progress=run.progress), run.dev.image_of_caption)
+        found = [*(getattr(result, key) for key in COLUMNS[6:]), *run.model.watch(images, captions, run.dev.image_of_caption)]
     row = {"epoch": at.epoch + 1, "step": at.step, "loss": at.loss / max(at.pairs, 1), "lr": step_size(run.recipe, at.epoch),
-           "seconds": at.seconds + time.monotonic() - clock, "waiting": at.share, **dict(zip(COLUMNS[6:], agreed(found, run.device)))}
+           "seconds": at.seconds + time.monotonic() - clock, "waiting": at.share, **dict(zip(names, agreed(found, run.device)))}
     at.rows.append(row)
     at.epoch, at.batch, at.loss, at.pairs, at.seconds, at.waiting = at.epoch + 1, 0, 0.0, 0, 0.0, 0.0
     better = row["rsum"] > at.best
@@ -467,13 +500,15 @@ def end_epoch(
     for key, value in row.items(): writer.add_scalar(f"epoch/{key}", value, at.step)
     if run.progress: bar.write(f"epoch {at.epoch}: loss {row['loss']:.3f}, dev R@sum {row['rsum']:.1f}{' (best so far)' if better else ''}")
 
+def watched_in(rows: list[dict]) -> list[str]: return [key for key in rows[-1] if key not in COLUMNS] # what the matcher showed of itself
+
 def write_metrics(
     rows: list[dict], # one an epoch
     path: Path,       # metrics.csv
 ) -> None:
     "All rows anew, so that the file is whole at any moment; a column that an older run lacks stays empty."
     text = io.StringIO(newline="")
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    table = csv.DictWriter(text, [*COLUMNS, *watched_in(rows)], lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
     with _or_as_before(path) as partial: partial.write_text(text.getvalue(), encoding="utf-8")
@@ -488,18 +523,19 @@ def finished(run: Run) -> str | None:
 
 def curves(
     rows: list[dict],     # the rows of metrics.csv
-    margin: float = 0.2,  # of the recipe
+    level: float | None = None, # the loss of a pair where all scores are equal
 ):                        # matplotlib Figure
-    "Loss and recall by epoch."
+    "Loss and recall by epoch, and what the matcher showed of itself."
     from matplotlib.figure import Figure
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    seen = watched_in(rows)
+    figure = Figure(figsize=(13 if seen else 9, 3.2), layout="constrained")
+    left, right, *more = figure.subplots(1, 3 if seen else 2)
     epochs, losses = [row["epoch"] for row in rows], [row["loss"] for row in rows]
     left.plot(epochs, losses, "o-", ms=3, color="black")
-    left.axhline(2 * margin, ls=":", color="grey", label="all scores equal (hardest negatives)")
+    if level: left.axhline(level, ls=":", color="grey", label="all scores equal")
     left.set(xlabel="epoch", ylabel="training loss per pair", title="Loss")
     left.set(yscale="log") if max(losses) > 10 * max(min(losses), 1e-9) else left.set(ylim=(0, None))
-    left.legend(fontsize=7)
+    if level: left.legend(fontsize=7)
     for colour, k in zip(("C0", "C1", "C2"), (1, 5, 10)):
         right.plot(epochs, [row[f"text_r{k}"] for row in rows], "-", color=colour, label=f"R@{k}, text")
         right.plot(epochs, [row[f"image_r{k}"] for row in rows], "--", color=colour, label=f"R@{k}, image")
@@ -507,7 +543,9 @@ def curves(
     right.axvline(best["epoch"], color="grey", lw=.8)
     right.set(xlabel="epoch", ylabel="percent", ylim=(0, 100), title=f"Recall on dev; best R@sum {best['rsum']:.1f}, epoch {best['epoch']}")
     right.legend(fontsize=7, ncols=3)
-    for panel in (left, right): panel.xaxis.get_major_locator().set_params(integer=True)
+    for key in seen: more[0].plot(epochs, [row[key] for row in rows], "o-", ms=3, label=key.replace("_", " "))
+    if seen: more[0].set(xlabel="epoch", title="Seen on dev"); more[0].legend(fontsize=7)
+    for panel in (left, right, *more): panel.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 # %% ../nbs/10_training.ipynb #bf4648b9
@@ -547,26 +585,17 @@ def read_recipe(
     except (TypeError, KeyError, ValueError) as problem: raise ValueError(f"{path} is no recipe ({problem})") from problem
 
 # %% ../nbs/10_training.ipynb #c7e23ee7
-def train(
-    recipe: Recipe,
-    data_folder: str | Path,      # with the splits train and dev
-    out_folder: str | Path,       # gets best/, last/, metrics.csv, curves.png, recipe.json, tensorboard/
-    resume: bool = False,         # go on from last/training.pt
-    device: str | None = None,    # "cpu" or "cuda"; None: the GPU if there is one
-    precision: str | None = None, # "fp32", "tf32" or "bf16"; None: fp32
-    progress: bool = True,        # bar and a line an epoch
-    max_steps: int | None = None, # stop after so many steps, with a checkpoint
-    workers: int | None = None,   # processes that read ahead; None: `reading_ahead` says how many
-) -> dict:                        # see `summary`
-    "Train a recipe's matcher (Eq. 13) and keep the best epoch by R@sum on dev; raises as its parts do, before anything is lost."
-    out = Path(out_folder)
-    check_out(out, resume)
+def whole_run(folder: Path) -> Path: return next(part for part in (folder, *folder.parents) if part.name != "before") # the run that a stage is part of
+
+def train_stage(recipe: Recipe, data_folder: str | Path, out: Path, resume: bool, device, precision, progress: bool, max_steps, workers) -> dict:
+    "One recipe, without what it comes after; arguments and result as for `train`."
     run = Run(recipe, data_folder, out, device, precision, progress)
     with plainly():
         set_off(run, data_folder, resume)
         with repeatable(run.device): stopped = loop(run, max_steps, workers)
     if run.at.rows and run.main:
-        with _or_as_before(out / "curves.png") as partial: curves(run.at.rows, recipe.margin).savefig(partial, format="png", dpi=120)
+        level = run.model.standstill(recipe.batch_size, recipe.margin, recipe.negatives)
+        with _or_as_before(out / "curves.png") as partial: curves(run.at.rows, level).savefig(partial, format="png", dpi=120)
     return summary(run, stopped)
 
 def loop(run: Run, max_steps: int | None = None, workers: int | None = None) -> str:
@@ -584,5 +613,30 @@ def loop(run: Run, max_steps: int | None = None, workers: int | None = None) -> 
             bar.set_description(f"epoch {at.epoch + 1}/{run.recipe.epochs}")
             if train_epoch(run, bar, interrupt, notes, max_steps, workers): end_epoch(run, bar, notes)
             else: write_checkpoint(run)
-            if agreed([interrupt.asked], run.device)[0]: raise KeyboardInterrupt(f"stopped at step {at.step}, all saved; go on with: cmr train --out {run.out} --resume")
+            if agreed([interrupt.asked], run.device)[0]: raise KeyboardInterrupt(f"stopped at step {at.step}, all saved; go on with: cmr train --out {whole_run(run.out)} --resume")
     return why
+
+# %% ../nbs/10_training.ipynb #0a010203
+def train(
+    recipe: Recipe,
+    data_folder: str | Path,      # with the splits train and dev
+    out_folder: str | Path,       # gets best/, last/, metrics.csv, curves.png, recipe.json, tensorboard/; before/ for what the recipe comes after
+    resume: bool = False,         # go on from last/training.pt
+    device: str | None = None,    # "cpu" or "cuda"; None: the GPU if there is one
+    precision: str | None = None, # "fp32", "tf32" or "bf16"; None: fp32
+    progress: bool = True,        # bar and a line an epoch
+    max_steps: int | None = None, # stop after so many steps, with a checkpoint
+    workers: int | None = None,   # processes that read ahead; None: `reading_ahead` says how many
+) -> dict:                        # see `summary`
+    "Train a recipe's matcher and keep the best epoch by R@sum on dev; raises as its parts do, before anything is lost."
+    stages = [(recipe, Path(out_folder))]
+    while stages[0][0].after: stages.insert(0, (stages[0][0].after, stages[0][1] / "before"))
+    begun = [(folder / "last" / "training.pt").is_file() for _, folder in stages]
+    for n, (_, folder) in enumerate(stages): check_out(folder, resume and (begun[n] or not any(begun)))
+    if len(stages) > 1 and not resume and not ranks()[0]: write_recipe(recipe, data_folder, Path(out_folder))
+    for n in range(max((n for n, there in enumerate(begun) if there), default=0), len(stages)):
+        stage, folder = stages[n]
+        if progress and len(stages) > 1 and not ranks()[0]: print(f"stage {n + 1} of {len(stages)}: {stage.name}")
+        result = train_stage(stage, data_folder, folder, begun[n], device, precision, progress, max_steps, workers)
+        if max_steps and result["stopped"].startswith("max_steps"): break
+    return result

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cmr.camp import (
-    ABLATIONS, CAMP, FragmentPooling, Listener, Matching, MessagePassing, ablation, fragment_gates, lift, mean_gates, on_real, pair_gates, runs, settle,
+    ABLATIONS, CAMP, FragmentPooling, Listener, Matching, MessagePassing, ablation, fragment_gates, lift, mean_gates, pair_gates, runs, settle, summed,
 )
 from cmr.captions import Vocabulary
 from cmr.encoders import Fragments
@@ -364,12 +364,17 @@ def test_matching():
 def test_runs_lift_and_real_fragments():
     mask = torch.arange(5) < torch.tensor([1, 1, 3, 5, 5])[:, None]
     assert runs(mask) == [(slice(0, 2), 1), (slice(2, 3), 3), (slice(3, 5), 5)]
-    x, seen = Fragments(torch.randn(5, 5, 2), mask), []
-    found = on_real(lambda rows: seen.append(len(rows)) or torch.cat([rows, rows], -1), x)
-    assert seen == [15] and found.shape == (5, 5, 4) and (found[mask] == torch.cat([x.values] * 2, -1)[mask]).all() and (found[~mask] == 0).all()
+    x = Fragments(torch.randn(5, 5, 2), mask)
     assert lift({"values": x.values}, 1)["values"].shape == (5, 1, 5, 2)
     model = built(gates="scalar")
     assert Listener(model.fuse_regions, model.pool_regions).apart and not Listener(built().fuse_regions, model.pool_regions).apart
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 3, 4), (5, 2, 3, 4), (1, 1, 1, 1)])
+def test_summed_is_a_weighted_sum_also_of_a_piece(shape):
+    shares, whole = torch.rand(shape[:3], dtype=torch.float64), torch.randn(shape[0], 7 + shape[1] * shape[2], shape[3], dtype=torch.float64)
+    piece = whole[:, 7:].unflatten(1, shape[1:3])
+    assert torch.allclose(summed(shares, piece), (shares[..., None] * piece).sum(2), atol=1e-12)
 
 
 def test_no_padded_row_goes_through_F(monkeypatch):

@@ -1,0 +1,122 @@
+"""One budget, several models: what is trained, what is kept, what the table says."""
+
+import csv
+import json
+from dataclasses import replace
+
+import pytest
+from test_training import SMALL, write_world
+from typer.testing import CliRunner
+
+from cmr import compare
+from cmr.camp import ABLATIONS
+from cmr.cli import app
+from cmr.training import RECIPES, Recipe
+
+BUDGET = Recipe("tiny", "vse", SMALL, epochs=1, batch_size=16, lr=0.01, min_count=1)
+QUIET = {"device": "cpu", "progress": False}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory): return write_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def done(world, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    return out, compare.compare(compare.models(["vse", "camp"], BUDGET), world, out, (0, 1), **QUIET)
+
+
+def test_rows_of_table_3_are_arguments():
+    rows = compare.ablations([], RECIPES["scenes"])
+    assert [row.label for row in rows] == list(ABLATIONS) and len(rows) == 12
+    for row in rows:
+        assert row.recipe.matcher == "camp" and row.recipe.args == {"embed_dim": 64, "word_dim": 64, **ABLATIONS[row.label]}
+        assert replace(row.recipe, args={}) == replace(rows[0].recipe, args={})                    # one budget
+    both, = compare.ablations(["no-gates+mean-pooling"], RECIPES["scenes"])
+    assert both.recipe.args["gates"] is False and both.recipe.args["pooling"] == "mean"
+    with pytest.raises(ValueError, match="no-legs"): compare.ablations(["no-legs"], BUDGET)
+    with pytest.raises(ValueError, match="exclude each other"): compare.ablations(["concat+product"], BUDGET)
+
+
+def test_every_model_has_a_counterpart():
+    assert [row.label for row in compare.models([], BUDGET)] == list(compare.MODELS)
+    with pytest.raises(ValueError, match="unknown matcher 'bert'"): compare.models(["bert"], BUDGET)
+
+
+def test_every_row_and_seed_is_trained_and_evaluated(done, world):
+    out, results = done
+    assert [(result["label"], result["seed"]) for result in results] == [("vse", 0), ("camp", 0), ("vse", 1), ("camp", 1)]
+    for result in results:
+        folder = out / f"{result['label']}-seed{result['seed']}"
+        assert json.loads((folder / "result.json").read_text()) == result and (folder / "best/model.safetensors").is_file()
+        assert json.loads((folder / "recipe.json").read_text())["seed"] == result["seed"] and 0 <= result["report"]["rsum"] <= 600
+    with open(out / "results.csv", newline="") as file: rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == ["vse", "camp", "vse", "camp"] and rows[0]["gate_other"] == "" and float(rows[1]["gate_other"]) > 0
+    text = (out / "table.md").read_text()
+    assert "1 epochs, batch 16, lr 0.01" in text and text.count("| vse |") == 1 == text.count("| camp |") and "0, 1 |" in text
+    assert (out / "table.png").stat().st_size > 1000
+
+
+def test_the_table_is_the_mean_over_seeds(done):
+    results = done[1][::2]
+    cells = [cell.strip() for cell in compare.table(results).splitlines()[2].split("|")[1:-1]]
+    sums = [result["report"]["rsum"] for result in results]
+    assert cells[0] == "vse" and cells[7] == f"{sum(sums) / 2:.1f} ({min(sums):.1f}-{max(sums):.1f})" and cells[-1] == "0, 1"
+    assert float(cells[1]) == pytest.approx(sum(result["report"]["text_r1"] for result in results) / 2, abs=0.06)
+    assert compare.spread([3.0]) == "3.0" and compare.spread([1.0, 2.0], 0) == "2 (1-2)"
+
+
+def test_the_same_call_goes_on(done, world, monkeypatch):
+    out, results = done
+    monkeypatch.setattr(compare, "train", lambda *a, **k: pytest.fail("trained again"))
+    assert compare.compare(compare.models(["vse", "camp"], BUDGET), world, out, (0, 1), **QUIET) == results
+    with pytest.raises(ValueError, match="was made with another recipe: choose another folder"):
+        compare.compare(compare.models(["vse"], replace(BUDGET, lr=0.02)), world, out, (0,), **QUIET)
+
+
+def test_a_stopped_row_is_resumed(world, tmp_path):
+    from cmr.training import train
+    entry, = compare.models(["vse"], replace(BUDGET, epochs=2))
+    train(replace(entry.recipe, seed=0, name="vse"), world, tmp_path / "vse-seed0", max_steps=2, **QUIET)
+    result, = compare.compare([entry], world, tmp_path, **QUIET)
+    whole, = compare.compare([entry], world, tmp_path / "whole", **QUIET)
+    assert result["report"] == whole["report"] and result["epochs"] == 2
+
+
+def test_what_cannot_be_compared(world, tmp_path):
+    entry, = compare.models(["vse"], BUDGET)
+    with pytest.raises(ValueError, match="stands twice"): compare.compare([entry, entry], world, tmp_path, **QUIET)
+    with pytest.raises(ValueError, match="stands twice"): compare.compare([entry], world, tmp_path, (0, 0), **QUIET)
+    with pytest.raises(FileNotFoundError): compare.compare([entry], world, tmp_path, split="nowhere", **QUIET)
+    assert not list(tmp_path.iterdir())                                                            # nothing was trained
+
+
+def test_command_lines(world, tmp_path):
+    def said(*words, code=0):
+        result = CliRunner().invoke(app, [*map(str, words)])
+        assert result.exit_code == code, result.output
+        return result.output
+    few = ("--data", world, "--epochs", 1, "--embed-dim", 8, "--device", "cpu")
+    text = said("ablate", "camp", *few, "--rows", "full", "--rows", "base", "--seeds", "0,1", "--out", tmp_path / "a")
+    assert "| full |" in text and "| base |" in text and "table.png" in text and (tmp_path / "a/base-seed1/result.json").is_file()
+    text = said("compare", "vse", "devise", *few, "--out", tmp_path / "c")
+    assert "| vse |" in text and "| devise |" in text
+    assert "there are some of camp" in said("ablate", "imram", *few, code=2)
+    assert "--seeds 'x'" in said("compare", "vse", *few, "--seeds", "x", "--out", tmp_path / "d", code=2)
+    assert "no-legs" in said("ablate", "camp", *few, "--rows", "no-legs", "--out", tmp_path / "d", code=2)
+    assert "takes no --steps" in said("train", "--model", "camp", "--steps", 2, "--data", world, "--out", tmp_path / "d", code=2)
+    said("train", "--model", "camp", "--ablation", "no-gates", "--ablation", "mean-pooling", *few, "--out", tmp_path / "t")
+    recipe = json.loads((tmp_path / "t/recipe.json").read_text())
+    assert (recipe["args"]["gates"], recipe["args"]["pooling"], recipe["args"]["embed_dim"]) == (False, "mean", 8)
+    assert "exclude each other" in said("train", "--model", "camp", "--ablation", "concat", "--ablation", "product", *few, "--out", tmp_path / "d", code=2)
+    assert "vse takes no --gates" in said("train", "--model", "vse", "--ablation", "no-gates", *few, "--out", tmp_path / "d", code=2)
+
+
+def test_the_released_schedule_by_name(world, tmp_path):
+    words = ["train", "--data", world, "--recipe", "camp-f30k-released", "--epochs", 1, "--embed-dim", 8, "--batch-size", 16, "--device", "cpu", "--out", tmp_path / "r"]
+    result = CliRunner().invoke(app, [*map(str, words)])
+    assert result.exit_code == 0 and "stage 3 of 3" in result.output, result.output
+    assert (tmp_path / "r/before/before/best/config.json").is_file()
+    result = CliRunner().invoke(app, ["train", "--out", str(tmp_path / "r"), "--resume", "--device", "cpu"])
+    assert result.exit_code == 0 and "all epochs done: 1 epochs" in result.output, result.output
