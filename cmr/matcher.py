@@ -46,8 +46,7 @@ class Matcher(nn.Module, PyTorchModelHubMixin):
     vocab_size = property(lambda self: self.text_encoder.vocab_size, doc="Words the model knows, marks included.")
     region_dim = property(lambda self: self.image_encoder.region_dim, doc="Width of the region features it takes.")
     device = property(lambda self: next(self.parameters()).device, doc="Where its weights are.")
-    paper_margin = 0.2        # the margin its paper trains with
-    warmup_steps = 0          # steps with all negatives that a training needs first
+    paper_margin, warmup_steps = 0.2, 0 # the margin its paper trains with; steps with all negatives that a training needs first
     watched: Sequence[str] = () # names of what `watch` gives
 
     def __init_subclass__(cls, **kwargs):
@@ -77,14 +76,6 @@ class Matcher(nn.Module, PyTorchModelHubMixin):
     def warm_up_loss(self, scores: Tensor, margin: float = 0.2, same_image: Tensor | None = None) -> Tensor:
         "All rivals, on the scale of the hardest alone: how a training may begin."
         return self.loss(scores, margin, "all", same_image) / (len(scores) - 1)
-
-    def standstill(self, batch_size: int, margin: float = 0.2, negatives: str = "hardest") -> float:
-        "The loss of a pair where all scores are equal: where a training that has found nothing stands."
-        return 2 * margin * (1 if negatives == "hardest" else batch_size - 1)
-
-    def watch(self, images: Fragments, captions: Fragments, image_of_caption) -> Sequence[float]:
-        "What a training notes of the matcher after each epoch, besides recall: a number for each name in `watched`."
-        return ()
 
 # %% ../nbs/09_matcher.ipynb #aa8fd2d7
 def _forward(
@@ -126,6 +117,16 @@ def _floats_per_tile(
 Matcher.forward, Matcher.score_pairs, Matcher.floats_per_pair, Matcher.floats_per_tile = _forward, _score_pairs, _floats_per_pair, _floats_per_tile
 
 # %% ../nbs/09_matcher.ipynb #f512ba2d
+def _standstill(self, batch_size: int, margin: float = 0.2, negatives: str = "hardest") -> float:
+    "The loss of a pair where all scores are equal: where a training that has found nothing stands."
+    return 2 * margin * (1 if negatives == "hardest" else batch_size - 1)
+
+def _watch(self, images: Fragments, captions: Fragments, image_of_caption) -> Sequence[float]:
+    "What a training notes of the matcher after each epoch, besides recall: a number for each name in `watched`."
+    return ()
+
+Matcher.standstill, Matcher.watch = _standstill, _watch
+
 def matcher_class(
     name: str, # VSE, SCAN, IMRAM, ..., in any case
 ) -> type:     # the class of that name
