@@ -1,4 +1,4 @@
-"""How fast IMRAM is scored, and in how much memory: the published way of computing (`literal`), the plain form, and the engine. `cmr bench`."""
+"""How fast IMRAM and CAMP are scored, and in how much memory: the published way of computing (`literal`), the plain form, and the engine. `cmr bench`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
@@ -23,11 +23,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .camp import CAMP
 from .captions import whole_file
 from .encoders import Fragments
 from .engine import Recurrence
 from .imram import DIRECTIONS, IMRAM
-from .losses import triplet
+from .matcher import Matcher
 from .memory import Distill
 from .similarity import l2_normalize
 
@@ -66,15 +67,46 @@ def direction_score(ram, query: Tensor, response: Tensor, steps: int) -> Tensor:
     return total
 
 
+def captions_expanded(images: Fragments, captions: Fragments) -> Iterator[Tensor]:
+    "The real words of one caption after the other, once for every image: (I, n, d). ValueError for images with missing regions."
+    if not images.mask.all(): raise ValueError("the published way knows no missing regions: give every image the same number")
+    for words, n in zip(captions.values, captions.lengths.tolist()): yield words[None, :n].expand(len(images), -1, -1).contiguous()
+
+
 def literal(model: IMRAM, images: Fragments, captions: Fragments) -> Tensor:
     "Every image with every caption, (I, C), as published. ValueError for images with missing regions, or another memory than Eq. 7."
-    if not images.mask.all(): raise ValueError("the published way knows no missing regions: give every image the same number")
     if not all(isinstance(ram.memory, Distill | None) for ram in model.ram.values()): raise ValueError('the published way is written for memory="distill" only')
     columns = []
-    for words, n in zip(captions.values, captions.lengths.tolist()):
-        words = words[None, :n].expand(len(images), -1, -1).contiguous()
+    for words in captions_expanded(images, captions):
         asks = {"text": (words, images.values), "image": (images.values, words)}
         columns.append(sum(direction_score(ram, *asks[side], model.steps) for side, ram in model.ram.items()))
+    return torch.stack(columns, 1)
+
+
+# The published way of computing CAMP: the same loop; for each caption both projections, both messages and both fusions anew, with all images.
+
+def fused_vector(fusion, pool, x: Tensor, told: Tensor) -> Tensor:
+    "CAMP Eq. 5-11: fragments (I, k, d), and what each of them was told, to one vector for each image, (I, d)."
+    agreement = x * told
+    gate = torch.sigmoid(agreement if fusion.kind == "element" else agreement.sum(-1, keepdim=True))             # Eq. 5 and 7
+    both = x + told if fusion.operation == "sum" else torch.cat([x, told], -1)
+    fused = torch.relu(fusion.linear(gate * both)) + x                                                           # Eq. 6 and 9
+    shares = torch.softmax(pool.scorer(fused) * pool.scale, 1)                                                   # Eq. 10, a column for each branch
+    return torch.bmm(shares.transpose(1, 2), fused).mean(1)                                                      # Eq. 11
+
+
+def literal_camp(model: CAMP, images: Fragments, captions: Fragments) -> Tensor:
+    "Every image with every caption, (I, C): logits as published. ValueError for images with missing regions, or a form it is not written for."
+    form, known = model.form, (("element", "sum"), ("scalar", "sum"), ("scalar", "concat"))
+    whole = form["interaction"] and form["attention"] and form["residual"] and form["pooling"] == "attention"
+    if not whole or (form["gates"], form["fusion"]) not in known: raise ValueError("the published way is written for the whole CAMP, the paper's or the released, not for its ablations")
+    ask, columns = model.aggregation, []
+    for words in captions_expanded(images, captions):
+        A = torch.bmm(ask.project_regions(images.values), ask.project_words(words).transpose(1, 2)) / ask.hidden ** .5   # Eq. 1
+        to_words = torch.bmm(A.transpose(1, 2).softmax(-1), images.values)                                       # Eq. 2-3
+        to_regions = torch.bmm(A.softmax(-1), words)                                                             # Eq. 4
+        v = fused_vector(model.fuse_regions, model.pool_regions, images.values, to_regions)
+        columns.append(model.matching(v, fused_vector(model.fuse_words, model.pool_words, words, to_words)))     # Eq. 13
     return torch.stack(columns, 1)
 
 
@@ -91,7 +123,9 @@ def compiled(model: IMRAM, images: Fragments, captions: Fragments) -> Tensor:
     finally: Recurrence.scores = plain
 
 
-SCORES = {"literal": literal, "plain": IMRAM.plain_score, "engine": IMRAM.score, "compiled": compiled}
+SCORES = {"literal": lambda model, *sides: (literal_camp if isinstance(model, CAMP) else literal)(model, *sides),
+          "plain": lambda model, *sides: model.plain_score(*sides), "engine": lambda model, *sides: model.training_scores(*sides), "compiled": compiled}
+MODELS = {"imram": {}, "camp": {}, "camp-scalar": {"gates": "scalar"}, "camp-released": {"variant": "released"}}  # what a row may be about, and how it differs
 REGIONS, REGION_DIM, VOCABULARY, WORD_DIM, MARGIN, CLIP = 36, 2048, 10000, 300, 0.2, 2.0
 
 
@@ -102,17 +136,19 @@ class Row:
     images: int
     captions: int
     width: int                                   # d
-    steps: int = 3                               # K
-    direction: str = "full"                      # "full", "image" or "text"
+    steps: int = 3                               # IMRAM's K
+    direction: str = "full"                      # IMRAM's: "full", "image" or "text"
     precision: str = "float32"                   # "float32", "tf32" or "bf16"
     variants: tuple[str, ...] = ("literal", "engine")
     memory: bool = False                         # measure memory too
     seconds: float = 4.0                         # about how long it may be repeated; one call of the literal form may take six times that
+    model: str = "imram"                         # one of MODELS: the paper's CAMP is "camp"
 
     @property
     def name(self) -> str:
         precision = "" if self.precision == "float32" else f"-{self.precision}"
-        return f"{self.what}-{self.direction}-{self.steps}-{self.images}x{self.captions}-{self.width}{precision}"
+        model = f"{self.direction}-{self.steps}" if self.model == "imram" else self.model
+        return f"{self.what}-{model}-{self.images}x{self.captions}-{self.width}{precision}"
 
     @property
     def pairs(self) -> int: return self.images * self.captions
@@ -124,33 +160,40 @@ def all_rows(device: str = "cpu") -> list[Row]:
     "Every row, the most important first: where time runs out, the literal form is left out of the later ones."
     square = [(16, 1024), (48, 256), (64, 256), (128, 1024)]
     rows = [replace(row, variants=("literal", "plain", "engine")) if row.width == 256 else row for row in bar_rows()]
+    rows += [row for model in MODELS if model != "imram" for row in camp_rows(model)]
     rows += [Row("both", b, b, 256, variants=("literal", "plain", "engine"), memory=b == 64) for b in (4, 8, 16, 32, 48, 64, 128)]
     rows += [Row("forward", 200, 1000, 256, seconds=25)]
     rows += [Row(what, b, b, d, steps, direction) for b, d in square for steps in (3, 2, 1) for direction in DIRECTIONS for what in ("forward", "both")]
     if device == "cuda":
         rows += [Row(what, 128, 128, 1024, precision=p, memory=what == "both") for what in ("forward", "both") for p in ("tf32", "bf16")]
-        rows += [Row("forward", 1000, 5000, 1024, seconds=25)]
+        rows += [Row("forward", 1000, 5000, 1024, seconds=25), Row("step", 128, 128, 1024, memory=True, seconds=30, model="camp")]
     named = {}
     for row in rows: named.setdefault(row.name, row)                                                     # of two of one name, the first
     return list(named.values())
 
 
+def camp_rows(model: str) -> list[Row]:
+    "One form of CAMP, forward, and forward and backward."
+    return [Row(what, 12, 12, 1024, variants=("literal", "plain", "engine"), memory=what == "both", seconds=12, model=model) for what in ("forward", "both")]
+
+
 def bar_rows() -> list[Row]:
     "The rows that have a bar."
     return [Row("forward", 16, 16, 1024, seconds=12), Row("both", 16, 16, 1024, memory=True, seconds=25), Row("both", 48, 48, 256, memory=True, seconds=25),
-            Row("both", 16, 16, 1024, 1, seconds=12), Row("step", 128, 128, 1024, memory=True, seconds=30)]
+            Row("both", 16, 16, 1024, 1, seconds=12), Row("step", 128, 128, 1024, memory=True, seconds=30), *camp_rows("camp")]
 
 
 def with_compiled(rows: Sequence[Row]) -> list[Row]:
-    "The engine compiled, too, wherever all three steps are only scored."
-    return [replace(row, variants=(*row.variants, "compiled")) if (row.what, row.direction, row.steps) == ("forward", "full", 3) else row for row in rows]
+    "The engine compiled, too, wherever all three steps of IMRAM are only scored."
+    def wanted(row): return (row.what, row.model, row.direction, row.steps) == ("forward", "imram", "full", 3)
+    return [replace(row, variants=(*row.variants, "compiled")) if wanted(row) else row for row in rows]
 
 
 def chosen(rows: Sequence[Row], patterns: Sequence[str]) -> list[Row]:
     "Rows whose name fits one of the patterns; all where there are none. ValueError for a pattern that fits nothing."
     for pattern in patterns:
         if not any(fnmatch(row.name, pattern) for row in rows):
-            raise ValueError(f"no row fits {pattern!r}; a row is called what-direction-K-IMAGESxCAPTIONS-width, for example {', '.join(row.name for row in rows[:4])}; "
+            raise ValueError(f"no row fits {pattern!r}; a row is called what-direction-K-IMAGESxCAPTIONS-width, or what-camp-IMAGESxCAPTIONS-width; for example {', '.join(row.name for row in rows[:4])}; "
                              "* stands for anything")
     return [row for row in rows if not patterns or any(fnmatch(row.name, pattern) for pattern in patterns)]
 
@@ -170,10 +213,11 @@ def make_fragments(images: int, captions: int, width: int, device: str = "cpu", 
     return tuple(Fragments(x.to(device).requires_grad_(), m.to(device)) for x, m in ((regions, real), (words, mask)))
 
 
-def make_model(row: Row, device: str = "cpu") -> IMRAM:
-    "IMRAM of the row's size. It has a memory for K = 1 too: the published way updates it."
+def make_model(row: Row, device: str = "cpu") -> Matcher:
+    "The row's model, of its size. IMRAM has a memory for K = 1 too: the published way updates it."
     torch.manual_seed(0)
     sizes = (REGION_DIM, VOCABULARY, row.width, WORD_DIM) if row.what == "step" else (1, 4, row.width, 1)
+    if row.model != "imram": return CAMP(*sizes, **MODELS[row.model]).to(device)
     model = IMRAM(*sizes, steps=max(row.steps, 2), direction=row.direction).to(device)
     model.steps = row.steps
     return model
@@ -192,16 +236,16 @@ def work(row: Row, variant: str, device: str = "cpu", world=None) -> Callable[[i
     "What a row does, as a function of how many images and captions it takes (None: all). `world`: model, images, captions, where they are there already."
     model, images, captions = world or (make_model(row, device), *make_fragments(row.images, row.captions, row.width, device))
     if row.what == "step": return training_step(row, variant, model, device)
-    leaves = [images.values, captions.values, *model.ram.parameters()]
+    leaves = [images.values, captions.values, *(p for name, p in model.named_parameters() if "_encoder." not in name)]
 
     def run(size=None):
         with products_in(row.precision), torch.set_grad_enabled(row.what == "both"):
             with torch.autocast(device, torch.bfloat16, enabled=row.precision == "bf16"): scores = SCORES[variant](model, images[:size], captions[:size])
-            if row.what == "both": torch.autograd.grad(triplet(scores, MARGIN), leaves, allow_unused=True)
+            if row.what == "both": torch.autograd.grad(model.loss(scores, MARGIN), leaves, allow_unused=True)
     return run
 
 
-def training_step(row: Row, variant: str, model: IMRAM, device: str) -> Callable[[int | None], None]:
+def training_step(row: Row, variant: str, model: Matcher, device: str) -> Callable[[int | None], None]:
     "Encoders, scores, loss, backward, clip, Adam; on random features and words."
     generator, lengths = torch.Generator().manual_seed(1), word_counts(row.captions)
     features = torch.randn(row.images, REGIONS, REGION_DIM, generator=generator).to(device)
@@ -214,7 +258,7 @@ def training_step(row: Row, variant: str, model: IMRAM, device: str) -> Callable
                 images, captions = model.encode_images(features[:size]), model.encode_captions(tokens[:size], lengths[:size])
                 scores = SCORES[variant](model, images, captions)
             optimiser.zero_grad()
-            triplet(scores, MARGIN).backward()
+            model.loss(scores, MARGIN).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
             optimiser.step()
     return run
@@ -236,6 +280,32 @@ def side_operations(k: int, d: int, steps: int, asks: bool, answers: bool) -> in
     return (4 * k * d * d * (steps > 1)) * (asks + answers) + 2 * k * k * d * answers
 
 
+def camp_pair_operations(m: int, n: int, d: int, model: str = "camp", variant: str = "engine") -> int:
+    "Operations of one pair of m regions and n words in a form of CAMP."
+    both, released, branches = m + n, model == "camp-released", 4 if model == "camp-released" else 1
+    total = 6 * m * n * d + 2 * both * d * (branches + d * released) + 2 * d * (d * (1 + released) + 1)  # affinities, messages; the scorer; the MLP
+    if variant != "engine": return total + 2 * both * d * d * (2 + released) + 2 * both * d * branches   # projections and F; one sum for each branch
+    return total + 4 * both * d + (2 * both * d * d if model == "camp" else 2 * m * n * d)               # two sums; F, or products for the scalar gates
+
+
+def camp_side_operations(k: int, d: int, model: str, words: bool) -> int:
+    "What the engine does once for an image or a caption of k fragments: both projections as one, both halves of F, the scorer's first layer."
+    return 4 * k * d * d * (words + (model != "camp")) + 2 * k * d * (d if model == "camp-released" else 1)
+
+
+def row_operations(row: Row, n: int, variant: str = "engine") -> int:
+    "Operations of one pair with n words, whatever the row is about."
+    if row.model != "imram": return camp_pair_operations(REGIONS, n, row.width, row.model, variant)
+    return pair_operations(REGIONS, n, row.width, row.steps, row.direction, variant)
+
+
+def row_side_operations(row: Row, k: int, words: bool) -> int:
+    "Operations of one image or caption of k fragments, whatever the row is about."
+    if row.model != "imram": return camp_side_operations(k, row.width, row.model, words)
+    asks = [side in DIRECTIONS[row.direction] for side in ("image", "text")]
+    return side_operations(k, row.width, row.steps, asks[words], asks[not words])
+
+
 def encoder_operations(row: Row, words: int) -> int:
     "Projecting regions, and a GRU read in both directions."
     return 2 * row.images * REGIONS * REGION_DIM * row.width + 2 * words * 2 * 3 * row.width * (WORD_DIM + row.width)
@@ -244,10 +314,9 @@ def encoder_operations(row: Row, words: int) -> int:
 def operations(row: Row, variant: str = "engine", size: int | None = None) -> int:
     "Operations of a row; a backward pass counts twice the forward, and where the engine scores again (3 B pairs at most), three times."
     row = replace(row, images=min(row.images, size or row.images), captions=min(row.captions, size or row.captions))
-    counts, asks = word_counts(row.captions).tolist(), DIRECTIONS[row.direction]
-    pairs = row.images * sum(pair_operations(REGIONS, n, row.width, row.steps, row.direction, variant) for n in counts)
-    text, image = "text" in asks, "image" in asks
-    sides = row.images * side_operations(REGIONS, row.width, row.steps, image, text) + sum(side_operations(n, row.width, row.steps, text, image) for n in counts)
+    counts = word_counts(row.captions).tolist()
+    pairs = row.images * sum(row_operations(row, n, variant) for n in counts)
+    sides = row.images * row_side_operations(row, REGIONS, False) + sum(row_side_operations(row, n, True) for n in counts)
     encoders = 3 * encoder_operations(row, sum(counts)) if row.what == "step" else 0
     if variant != "engine": return pairs * (1 if row.what == "forward" else 3) + encoders
     if row.what == "forward": return pairs + sides
@@ -349,9 +418,9 @@ def forget_peak() -> None:
 
 
 def own_peak(row: Row, variant: str, device: str) -> dict:
-    "Run a variant once in this process, which should have done nothing before: bytes above the base, and bytes in all."
+    "Run a variant once in this process, which should have done nothing before but the same on a few pairs: bytes above that, and bytes in all."
     task = work(row, variant, device)
-    if row.what == "step": task(8)                                                                       # Adam's memory is there from the second step on
+    task(8 if row.what == "step" else 2)                                     # what libraries take once; and Adam's memory is there from the second step on
     if device == "cuda":
         base = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -379,7 +448,8 @@ BARS = (  # what, device, row, measure, bound
     ("forward", "cpu", "forward-full-3-16x16-1024", "time", 4.0), ("forward and backward", "cpu", "both-full-3-16x16-1024", "time", 5.0),
     ("forward and backward", "cpu", "both-full-3-48x48-256", "time", 8.0), ("forward and backward, K = 1", "cpu", "both-full-1-16x16-1024", "time", 25.0),
     ("peak memory above the base", "cpu", "both-full-3-48x48-256", "memory", 10.0), ("training step, peak memory in all", "cpu", "step-full-3-128x128-1024", "resident", 4e9),
-    ("training step", "cuda", "step-full-3-128x128-1024", "time", 10.0))
+    ("CAMP, forward", "cpu", "forward-camp-12x12-1024", "time", 2.0), ("CAMP, forward and backward", "cpu", "both-camp-12x12-1024", "time", 2.5),
+    ("CAMP, peak memory above the base", "cpu", "both-camp-12x12-1024", "memory", 2.0), ("training step", "cuda", "step-full-3-128x128-1024", "time", 10.0))
 
 
 def ratio(result: dict, what: str = "time") -> float | None:
@@ -478,28 +548,30 @@ def figure(content: dict):
     for colour, variant in (("C3", "literal"), ("C1", "plain"), ("C0", "engine")):
         runs = plotted(content["rows"], variant)
         for width, line in ((256, "o-"), (1024, "s--")):
-            some = sorted((run for run in runs if (run["what"], run["direction"], run["steps"], run["width"], run["precision"]) == ("both", "full", 3, width, "float32")), key=lambda run: run["pairs"])
+            sought = {"what": "both", "model": "imram", "direction": "full", "steps": 3, "width": width, "precision": "float32"}
+            some = sorted((run for run in runs if all(run[key] == value for key, value in sought.items())), key=lambda run: run["pairs"])
             if some: left.plot([run["pairs"] for run in some], [median(run["seconds"][variant]) for run in some], line, ms=4, color=colour, label=f"{variant}, d = {width}")
         if runs: right.plot([run["floor"] for run in runs], [median(run["seconds"][variant]) / run["floor"] for run in runs], "o", ms=4, color=colour, label=variant)
     right.axhline(1, color="grey", lw=.8, label="the floor: matrix products alone")
-    left.set(xscale="log", yscale="log", xlabel="pairs of image and caption", ylabel="seconds", title="Forward and backward, full, K = 3")
+    left.set(xscale="log", yscale="log", xlabel="pairs of image and caption", ylabel="seconds", title="IMRAM, forward and backward, full, K = 3")
     right.set(xscale="log", yscale="log", xlabel="seconds at the machine's own matrix-product rate", ylabel="times as long as that", title="How near the floor, all rows")
     for panel in (left, right):
         if panel.get_legend_handles_labels()[0]: panel.legend(fontsize=7)
     return shape
 
 
-FIELDS = ("name", "what", "direction", "steps", "images", "captions", "width", "precision", "variant", "rounds", "median_s", "lowest_s", "highest_s", "floor_s",
+FIELDS = ("name", "what", "model", "direction", "steps", "images", "captions", "width", "precision", "variant", "rounds", "median_s", "lowest_s", "highest_s", "floor_s",
           "bytes_above_base", "bytes_in_all", "not_run")
 
 
 def flat(results: Sequence[dict]) -> list[dict]:
-    "One line for each row and variant, for the csv file."
+    "One line for each row and variant, for the csv file; CAMP has neither direction nor steps."
     lines = []
     for result in results:
+        if result["model"] != "imram": result = {**result, "direction": "", "steps": ""}
         for variant in result["variants"]:
             many, held = result["seconds"].get(variant) or [], result["memory"].get(variant, {})
-            lines.append({**{key: result[key] for key in FIELDS[:8]}, "variant": variant, "rounds": len(many), "median_s": median(many) if many else None,
+            lines.append({**{key: result[key] for key in FIELDS[:9]}, "variant": variant, "rounds": len(many), "median_s": median(many) if many else None,
                           "lowest_s": min(many, default=None), "highest_s": max(many, default=None), "floor_s": result["floor"],
                           "bytes_above_base": held.get("above"), "bytes_in_all": held.get("all"), "not_run": result["skipped"].get(variant, "")})
     return lines

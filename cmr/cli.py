@@ -384,9 +384,11 @@ def bench_command(
       cmr bench --quick
       cmr bench --out runs/bench
       cmr bench --rows "both-full-*-256" --rows "step-*"
+      cmr bench --rows "*-camp-*"
 
     \b
-    A row is called what-direction-K-IMAGESxCAPTIONS-width, what being
+    A row is called what-direction-K-IMAGESxCAPTIONS-width, CAMP's
+    what-camp-IMAGESxCAPTIONS-width, what being
       forward   scoring, no gradient
       both      scoring, loss and gradients
       step      a whole training step, with encoders and Adam

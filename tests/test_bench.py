@@ -9,7 +9,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from cmr import bench
-from cmr.bench import Row, check_bars, literal, operations, pair_operations, ratio, side_operations
+from cmr.bench import MODELS, Row, camp_pair_operations, camp_side_operations, check_bars, literal, literal_camp, operations, pair_operations, ratio, side_operations
+from cmr.camp import CAMP
 from cmr.encoders import Fragments
 from cmr.imram import DIRECTIONS, IMRAM
 from cmr.losses import triplet
@@ -21,6 +22,14 @@ def model_of(steps, direction, variant="paper", renormalise=False, width=6, **op
     model = IMRAM(3, 5, width, 2, steps=max(steps, 2), direction=direction, variant=variant, renormalise=renormalise, **options).double()
     model.steps = steps
     return model
+
+
+def camp_of(form, width=6, **options):
+    torch.manual_seed(0)
+    return CAMP(3, 5, width, 2, **MODELS[form], **options).double()
+
+
+FORMS = [form for form in MODELS if form != "imram"]
 
 
 def fragments_of(images=4, regions=5, words=(3, 2, 5, 4), width=6, seed=0):
@@ -66,6 +75,32 @@ def test_literal_says_what_it_is_not_written_for():
     with pytest.raises(ValueError, match="missing regions"): literal(model_of(2, "full"), images, captions)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_literal_camp_is_plain_is_engine(form):
+    model, (images, captions) = camp_of(form), fragments_of()
+    leaves = [images.values, captions.values, *model.plan.weights]
+    ours = literal_camp(model, images, captions)
+    assert (ours - ours.mean()).abs().max() > .01
+    for other in (model.plain_score(images, captions), model.training_scores(images, captions)):
+        assert torch.allclose(ours, other, rtol=0, atol=1e-10)
+        for negatives in ("hardest", "all"):
+            for a, b in zip(*(torch.autograd.grad(model.loss(scores, negatives=negatives), leaves, retain_graph=True) for scores in (ours, other))):
+                assert torch.allclose(a, b, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("options", [{"interaction": False}, {"attention": False}, {"fusion": "product"}, {"residual": False}, {"pooling": "mean"}, {"fusion": False}])
+def test_literal_camp_says_what_it_is_not_written_for(options):
+    images, captions = fragments_of()
+    with pytest.raises(ValueError, match="not for its ablations"): literal_camp(camp_of("camp", **options), images, captions)
+    images.mask[1, -1] = False
+    with pytest.raises(ValueError, match="missing regions"): literal_camp(camp_of("camp"), images, captions)
+
+
+def all_at_once(model, images, captions):
+    "The engine's formula with a graph: torch does not count products that are added in place."
+    return model.plan.all_pairs(*model.plan.prepare(images, captions))
+
+
 @pytest.mark.parametrize("direction", list(DIRECTIONS))
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
 def test_operations_are_those_that_torch_counts(steps, direction):
@@ -74,11 +109,26 @@ def test_operations_are_those_that_torch_counts(steps, direction):
     pairs = 6 * pair_operations(5, 4, 7, steps, direction)
     sides = 3 * side_operations(5, 7, steps, asks[1], asks[0]) + 2 * side_operations(4, 7, steps, *asks)
 
-    def all_at_once(model, images, captions):  # with a graph: torch does not count products that are added in place
-        return model.plan.all_pairs(*model.plan.prepare(images, captions))
     for score, expected in ((literal, 6 * pair_operations(5, 4, 7, steps, direction, "literal")), (all_at_once, pairs + sides)):
         with FlopCounterMode(display=False) as counter: score(model, images, captions)
         assert counter.get_total_flops() == expected
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_operations_of_camp_are_those_that_torch_counts(form):
+    model, (images, captions) = camp_of(form, 7), fragments_of(3, 5, (4, 4), width=7)
+    sides = 3 * camp_side_operations(5, 7, form, False) + 2 * camp_side_operations(4, 7, form, True)
+    for score, expected in ((literal_camp, 6 * camp_pair_operations(5, 4, 7, form, "literal")), (all_at_once, 6 * camp_pair_operations(5, 4, 7, form) + sides)):
+        with FlopCounterMode(display=False) as counter: score(model, images, captions)
+        assert counter.get_total_flops() == expected
+
+
+def test_published_counts_of_camp():
+    "For 12 words, 36 regions, d = 1024, in millions a pair; where F waits for the pair it is nearly all that is left."
+    million = {form: [round(camp_pair_operations(36, 12, 1024, form, variant) / 1e6) for variant in ("literal", "engine")] for form in FORMS}
+    assert million == {"camp": [206, 106], "camp-scalar": [206, 6], "camp-released": [410, 109]}
+    sizes = [operations(Row("both", 12, 12, 1024, model=form), variant) for form in FORMS for variant in ("engine", "literal")]
+    assert sizes[0] < sizes[1] and sizes[2] < sizes[0] and sizes[3] == sizes[1] < sizes[5] and operations(Row("forward", 8, 8, 16, model="camp"), size=4) < operations(Row("forward", 8, 8, 16, model="camp"))
 
 
 def test_published_counts():
@@ -92,13 +142,14 @@ def test_published_counts():
 def test_rows_cover_what_is_asked_for():
     rows = bench.all_rows()
     names = [row.name for row in rows]
-    assert len(set(names)) == len(names) and names[:5] == [row.name for row in bench.bar_rows()]
+    assert len(set(names)) == len(names) and names[:7] == [row.name for row in bench.bar_rows()]
+    assert {f"{what}-{form}-12x12-1024" for what in ("forward", "both") for form in FORMS} <= set(names)
     for size, width in ((16, 1024), (48, 256), (64, 256), (128, 1024)):
         for what in ("forward", "both"):
             assert {f"{what}-{way}-{k}-{size}x{size}-{width}" for way in DIRECTIONS for k in (1, 2, 3)} <= set(names)
     assert "forward-full-3-200x1000-256" in names
     on_gpu = [row.name for row in bench.all_rows("cuda")]
-    assert {"both-full-3-128x128-1024-tf32", "both-full-3-128x128-1024-bf16", "forward-full-3-1000x5000-1024"} <= set(on_gpu)
+    assert {"both-full-3-128x128-1024-tf32", "both-full-3-128x128-1024-bf16", "forward-full-3-1000x5000-1024", "step-camp-128x128-1024"} <= set(on_gpu)
     assert {name for _, device, name, *_ in bench.BARS} <= set(names)
     assert [row.name for row in bench.chosen(rows, ["step-*"])] == ["step-full-3-128x128-1024"]
     with pytest.raises(ValueError, match="no row fits 'stop-\\*'; .* for example forward-full-3-16x16-1024"): bench.chosen(rows, ["stop-*"])
@@ -110,19 +161,22 @@ def result(name, literal_s=None, engine_s=1.0, memory=None):
 
 
 def test_bars_say_whether_and_how_far():
-    assert all(bar["met"] is None for bar in check_bars([])) and len(check_bars([])) == 6 and len(check_bars([], "cuda")) == 1
+    assert all(bar["met"] is None for bar in check_bars([])) and len(check_bars([])) == 9 and len(check_bars([], "cuda")) == 1
     held = {"literal": {"above": 900, "all": 1}, "engine": {"above": 100, "all": 1}}
     results = [result("forward-full-3-16x16-1024", 4.0), result("both-full-3-16x16-1024", 4.0), result("both-full-3-48x48-256", 9.0, memory=held),
                result("step-full-3-128x128-1024", memory={"engine": {"above": 1, "all": 5e9}})]
-    assert [(bar["met"], bar["measured"]) for bar in check_bars(results)] == [(True, "4.0 times"), (False, "4.0 times, 0.80 of what is asked"), (True, "9.0 times"), (None, ""),
+    assert [(bar["met"], bar["measured"]) for bar in check_bars(results)][:6] == [(True, "4.0 times"), (False, "4.0 times, 0.80 of what is asked"), (True, "9.0 times"), (None, ""),
                                                                               (False, "9.0 times, 0.90 of what is asked"), (False, "5.00 GB, 1.25 times what is allowed")]
     assert check_bars([result("step-full-3-128x128-1024", 11.0)], "cuda")[0]["met"]
+    camp = [result("forward-camp-12x12-1024", 2.0), result("both-camp-12x12-1024", 2.4, memory=held)]
+    assert [(bar["bar"], bar["met"]) for bar in check_bars(camp)[6:]] == [("CAMP, forward", True), ("CAMP, forward and backward", False), ("CAMP, peak memory above the base", True)]
     assert ratio(result("x", 3.0, 2.0)) == 1.5 and ratio(result("x")) is None and ratio(result("x"), "memory") is None
 
 
+@pytest.mark.parametrize("model", list(MODELS))
 @pytest.mark.parametrize("what", ["forward", "both", "step"])
-def test_every_kind_of_row_runs_in_every_variant(what):
-    row = Row(what, 3, 3, 4)
+def test_every_kind_of_row_runs_in_every_variant(what, model):
+    row = Row(what, 3, 3, 4, model=model)
     for variant in ("literal", "plain", "engine"):
         task = bench.work(row, variant)
         task(2), task()
@@ -140,14 +194,16 @@ def rate(monkeypatch): monkeypatch.setattr(bench, "product_rate", lambda *args: 
 
 
 def test_tables_and_figure_are_written(tmp_path, rate):
-    rows = [Row("both", 3, 3, 8, variants=("literal", "plain", "engine"), seconds=.01), Row("both", 4, 4, 8, variants=("engine",), memory=True, seconds=.01)]
+    rows = [Row("both", 3, 3, 8, variants=("literal", "plain", "engine"), seconds=.01), Row("both", 4, 4, 8, variants=("engine",), memory=True, seconds=.01),
+            Row("both", 3, 3, 8, seconds=.01, model="camp-scalar")]
     content = bench.bench(rows, tmp_path, minutes=1, progress=False)
     assert json.loads((tmp_path / "benchmarks.json").read_text()) == json.loads(json.dumps(content))
     lines = list(csv.DictReader(open(tmp_path / "benchmarks.csv", encoding="utf-8")))
-    assert [line["variant"] for line in lines] == ["literal", "plain", "engine", "engine"] and all(float(line["median_s"]) > 0 for line in lines)
-    assert float(lines[-1]["bytes_in_all"]) > float(lines[-1]["bytes_above_base"]) >= 0
+    assert [line["variant"] for line in lines] == ["literal", "plain", "engine", "engine", "literal", "engine"] and all(float(line["median_s"]) > 0 for line in lines)
+    assert float(lines[3]["bytes_in_all"]) > float(lines[3]["bytes_above_base"]) >= 0
+    assert [[line[key] for key in ("model", "direction", "steps")] for line in lines[3:5]] == [["imram", "full", "3"], ["camp-scalar", "", ""]]
     said = (tmp_path / "table.md").read_text()
-    for words in ("threads", "torch " + torch.__version__, content["machine"]["date"], "GFLOP/s", "| both-full-3-3x3-8 |", "| not measured |"): assert words in said
+    for words in ("threads", "torch " + torch.__version__, content["machine"]["date"], "GFLOP/s", "| both-full-3-3x3-8 |", "| both-camp-scalar-3x3-8 |", "| not measured |"): assert words in said
     assert (tmp_path / "benchmark.png").read_bytes()[:4] == b"\x89PNG" and not list(tmp_path.glob(".*"))
 
 
