@@ -123,8 +123,8 @@ def pick_recipe(name: str | None, data: Path, device: str | None, model: str | N
     from cmr.training import RECIPES
     if name is None:
         name = fitting(data, device)
-        own = name.replace("imram", str(model).lower())
-        name = own if own in RECIPES else name
+        own = f"{str(model).lower()}-{name}", name.replace("imram", str(model).lower())
+        name = next((other for other in own if other in RECIPES), name)
     if name not in RECIPES: raise ValueError(f"no recipe {name!r}: choose one of {', '.join(RECIPES)}")
     return RECIPES[name]
 
@@ -183,7 +183,7 @@ def start(data, recipe, model, out, resume, settings: dict, args: dict, device, 
 @app.command("train")
 def train_command(
     data: Annotated[Path | None, typer.Option(help="Data folder with train and dev. Default: data/scenes, drawn at once if it is not there.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="scenes, f8k-small, imram-f8k, imram-f30k, imram-coco, camp-f8k, camp-f30k, camp-coco or camp-f30k-released. Default: what fits the data.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="scenes, f8k-small, imram-f8k, imram-f30k, imram-coco, camp-f8k-small, camp-f8k, camp-f30k, camp-coco or camp-f30k-released. Default: what fits the data.")] = None,
     model: Annotated[str | None, typer.Option(help="vse, scan, imram, camp, devise, order, dvsa, cmpm, pvse or vsrn. Default: the recipe's.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/RECIPE-MODEL.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run, to the same result as without the break.")] = False,

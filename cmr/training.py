@@ -135,7 +135,9 @@ _camp = Recipe("camp-f30k", "camp", {"embed_dim": 1024, "word_dim": 300}, epochs
 _released = replace(_camp, args={**_camp.args, "variant": "released"})
 _first = replace(_released, name="camp-f30k-attention", args={**_released.args, "fusion": False, "matching": "cosine"}, epochs=15, warmup_steps=0)
 _second = replace(_released, name="camp-f30k-fusion", epochs=15, frozen=["image_encoder", "text_encoder"], after=_first)
-RECIPES.update({recipe.name: recipe for recipe in (_camp, replace(_camp, name="camp-f8k"), replace(_camp, name="camp-coco"),
+_small = Recipe("camp-f8k-small", "camp", {"embed_dim": 128, "word_dim": 100}, epochs=5, batch_size=32, lr=2e-3, decay_every=3, decays=1, warmup_steps=2800,
+                max_words=50, standardise=True)
+RECIPES.update({recipe.name: recipe for recipe in (_camp, _small, replace(_camp, name="camp-f8k"), replace(_camp, name="camp-coco"),
     replace(_released, name="camp-f30k-released", epochs=25, lr=2e-5, decays=0, warmup_steps=0, after=_second))})
 
 def for_matcher(

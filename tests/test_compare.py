@@ -113,6 +113,21 @@ def test_command_lines(world, tmp_path):
     assert "vse takes no --gates" in said("train", "--model", "vse", "--ablation", "no-gates", *few, "--out", tmp_path / "d", code=2)
 
 
+@pytest.mark.parametrize("images,device,model,name", [(30, "cpu", "camp", "camp-f8k-small"), (30, "cpu", "vse", "f8k-small"), (30, "cpu", None, "f8k-small"),
+                                                       (30, "cuda", "camp", "camp-f8k"), (20_000, "cuda", "camp", "camp-f30k"), (20_000, "cuda", "scan", "imram-f30k")])
+def test_a_model_has_recipes_of_its_own(images, device, model, name, tmp_path, monkeypatch):
+    import numpy as np
+    import torch
+
+    from cmr.cli import pick_recipe
+    from cmr.data import write_split
+    write_split(tmp_path / "train.h5", np.ones((images, 1, 1), "float32"), ["a dog"] * images, np.arange(images))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_recipe(None, tmp_path, device, model).name == name
+    (tmp_path / "train_scenes.json").write_text("[]")
+    assert pick_recipe(None, tmp_path, device, model).name == "scenes"
+
+
 def test_the_released_schedule_by_name(world, tmp_path):
     words = ["train", "--data", world, "--recipe", "camp-f30k-released", "--epochs", 1, "--embed-dim", 8, "--batch-size", 16, "--device", "cpu", "--out", tmp_path / "r"]
     result = CliRunner().invoke(app, [*map(str, words)])
