@@ -282,7 +282,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'cmr.engine.mix': ('speed.html#mix', 'cmr/engine.py'),
                             'cmr.engine.needed': ('speed.html#needed', 'cmr/engine.py'),
                             'cmr.engine.numbered': ('speed.html#numbered', 'cmr/engine.py'),
-                            'cmr.engine.ordered': ('speed.html#ordered', 'cmr/engine.py'),
                             'cmr.engine.pairs_at_once': ('speed.html#pairs_at_once', 'cmr/engine.py'),
                             'cmr.engine.products': ('speed.html#products', 'cmr/engine.py'),
                             'cmr.engine.ranks': ('speed.html#ranks', 'cmr/engine.py'),

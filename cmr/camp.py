@@ -383,7 +383,6 @@ class MessagePassing:
     def weights(self):
         "The parameters that scoring depends on."
         return [p for part in (self.aggregation, self.regions.fusion, self.regions.pool, self.words.fusion, self.words.pool, self.matching) for p in part.parameters()]
-
     def prepare(self, images: Fragments, captions: Fragments) -> tuple[Side, Side]:
         "Everything that an image, or a caption, has for itself; the keys of both sides are with the words."
         kind = min(images.values.dtype, captions.values.dtype, key=lambda dtype: dtype.itemsize)      # mixed precision may have left two

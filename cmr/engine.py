@@ -19,10 +19,10 @@ from torch.nn.functional import linear
 from .encoders import Fragments
 
 # %% auto #0
-__all__ = ['Side', 'BLOCK', 'take', 'cut', 'numbered', 'wide', 'products', 'inverse_lengths', 'mix', 'gram', 'needed',
-           'Recurrence', 'Recurrences', 'context_cosines', 'reach', 'shortest_first', 'buffer', 'pairs_at_once',
-           'blocks', 'ordered', 'all_scores', 'again', 'floats_needed', 'added', 'slopes', 'SparseBackward', 'score',
-           'Gather', 'ranks', 'everyones', 'gathered', 'Columns', 'joint_scores', 'sum_gradients']
+__all__ = ['Side', 'BLOCK', 'take', 'buffer', 'cut', 'numbered', 'wide', 'products', 'inverse_lengths', 'mix', 'gram', 'needed',
+           'Recurrence', 'Recurrences', 'context_cosines', 'reach', 'shortest_first', 'pairs_at_once', 'blocks',
+           'all_scores', 'again', 'floats_needed', 'added', 'slopes', 'SparseBackward', 'score', 'Gather', 'ranks',
+           'everyones', 'gathered', 'Columns', 'joint_scores', 'sum_gradients']
 
 # %% ../nbs/14_speed.ipynb #44a31d9d
 Side = dict[str, Tensor]  # what is computed once for each image, or once for each caption: tensors (B, k, ...) over k fragments
@@ -34,6 +34,19 @@ def take(
 ) -> Side:                # tensors (P, k, ...)
     "Some rows of a side, copied, cut to their first k fragments."
     return {name: x.index_select(0, rows)[:, :k] for name, x in side.items()}
+
+_warm = threading.local()
+
+def buffer(
+    like: Tensor, # of this dtype, on this device
+    size: int,    # numbers
+    n: int = 0,   # which one, where several are needed at once
+) -> Tensor:      # (size,), its content left over from somebody else
+    "Memory to write to. A processor gets the same again and again in each thread: fresh pages cost more than what is computed in them. (A GPU's are kept by PyTorch.)"
+    if like.device.type != "cpu": return like.new_empty(size)
+    kept, count = _warm.__dict__.setdefault("buffers", {}), size * like.element_size()
+    if n not in kept or not count <= kept[n].numel() <= count * 5 // 4: kept[n] = torch.empty(count, dtype=torch.uint8)
+    return kept[n][:count].view(like.dtype)
 
 def cut(
     side: Side,
@@ -217,19 +230,6 @@ def shortest_first(
     rows = many.argsort(stable=True)
     return rows.to(mask.device), many[rows].tolist()
 
-_warm = threading.local()
-
-def buffer(
-    like: Tensor, # of this dtype, on this device
-    size: int,    # numbers
-    n: int = 0,   # which one, where several are needed at once
-) -> Tensor:      # (size,), its content left over from somebody else
-    "Memory to write to. A processor gets the same again and again in each thread: fresh pages cost more than what is computed in them. (A GPU's are kept by PyTorch.)"
-    if like.device.type != "cpu": return like.new_empty(size)
-    kept, count = _warm.__dict__.setdefault("buffers", {}), size * like.element_size()
-    if n not in kept or not count <= kept[n].numel() <= count * 5 // 4: kept[n] = torch.empty(count, dtype=torch.uint8)
-    return kept[n][:count].view(like.dtype)
-
 BLOCK = {"cpu": (2**25, 2**28), "cuda": (2**29, 2**31)} # bytes for the pairs of a block, without and with a graph
 
 def pairs_at_once(
@@ -276,13 +276,6 @@ def _floats_per_pair(
 Recurrences.weights = property(_weights, doc="The parameters that scoring depends on.")
 Recurrences.spaces, Recurrences.floats_per_pair = _spaces, _floats_per_pair
 
-def ordered(
-    x: Fragments,
-    rows: Tensor, # (B,) all of its rows, in any order
-) -> Fragments:
-    "The fragments in that order; copied only where they aren't in it already."
-    return x if rows.device.type == "cpu" and torch.equal(rows, torch.arange(len(rows))) else x[rows]
-
 def all_scores(
     plan: Recurrences,
     images: Fragments,   # I of them
@@ -290,7 +283,7 @@ def all_scores(
 ) -> Tensor:             # (I, C)
     "Every image with every caption, block by block, without a graph."
     (rows, m), (columns, n) = shortest_first(images.mask), shortest_first(captions.mask)
-    images, captions = plan.prepare(ordered(images, rows), ordered(captions, columns))
+    images, captions = plan.prepare(images[rows], captions[columns])
     room, values = pairs_at_once(plan, images, captions), images["values"]
     room = min(room, max(1, len(m) * len(n)))                              # no larger buffers than there are pairs
     scores, spaces = wide(values.new_empty(len(m), len(n))), plan.spaces(images, captions, room)
