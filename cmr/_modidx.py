@@ -556,6 +556,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'cmr.training.Standing': ('training.html#standing', 'cmr/training.py'),
                               'cmr.training.Standing.share': ('training.html#standing.share', 'cmr/training.py'),
                               'cmr.training._check_machine': ('training.html#_check_machine', 'cmr/training.py'),
+                              'cmr.training._in_stages': ('training.html#_in_stages', 'cmr/training.py'),
                               'cmr.training._kept': ('training.html#_kept', 'cmr/training.py'),
                               'cmr.training._or_as_before': ('training.html#_or_as_before', 'cmr/training.py'),
                               'cmr.training._random_state': ('training.html#_random_state', 'cmr/training.py'),

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,8 @@ COUNTS = {"train": 3000, "dev": 500, "test": 500}
 
 @contextmanager
 def plain_errors():
-    "A clear line instead of a traceback (CMR_DEBUG=1 shows both); exit status 2, or 130 after Ctrl-C."
+    "A clear line instead of a traceback (CMR_DEBUG=1 shows both), and for a warning; exit status 2, or 130 after Ctrl-C."
+    warnings.showwarning = lambda message, *_: typer.secho(f"Note: {message}", fg=typer.colors.YELLOW, err=True)
     try:
         yield
     except KeyboardInterrupt as stop:
@@ -183,7 +185,7 @@ def start(data, recipe, model, out, resume, settings: dict, args: dict, device, 
 @app.command("train")
 def train_command(
     data: Annotated[Path | None, typer.Option(help="Data folder with train and dev. Default: data/scenes, drawn at once if it is not there.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="scenes, f8k-small, imram-f8k, imram-f30k, imram-coco, camp-f8k-small, camp-f8k, camp-f30k, camp-coco or camp-f30k-released. Default: what fits the data.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="scenes, f8k-small, imram-f8k, imram-f30k, imram-coco, camp-f8k-small, camp-f8k, camp-f30k, camp-coco; camp-f30k-released and camp-f8k-small-released train in stages. Default: what fits the data.")] = None,
     model: Annotated[str | None, typer.Option(help="vse, scan, imram, camp, devise, order, dvsa, cmpm, pvse or vsrn. Default: the recipe's.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/RECIPE-MODEL.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run, to the same result as without the break.")] = False,

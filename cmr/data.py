@@ -10,6 +10,7 @@ __all__ = ['BLOCK', 'EXPECTED', 'Rows', 'read_captions', 'repeats', 'ImageCaptio
 # %% ../nbs/06_data.ipynb #aee23c5a
 import json
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from math import gcd
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from .captions import Vocabulary, unknown_share, whole_file
+from .captions import Vocabulary, tokenize, unknown_share, whole_file
 from .regions import encode_pictures, load_detector
 from .scenes import draw, make_split, save_entries
 
@@ -470,12 +471,15 @@ def make_scenes(
 def _encode(self,
     vocabulary: Vocabulary,
 ) -> tuple[ndarray, ndarray]: # all tokens one after the other, and (C + 1,) where each caption begins
-    "Encode every caption once and remember it; raises ValueError naming file and caption where one has no known word."
+    "Encode every caption once and remember it; says once how many are cut. ValueError naming file and caption where one has no known word."
     if self._encoded is None or self._encoded[0] is not vocabulary:
         rows = []
         for i, caption in enumerate(self.captions):
             try: rows.append(vocabulary.encode(caption))
             except ValueError as problem: raise ValueError(f"{self.source}, caption {i}: {problem}") from problem
+        full = vocabulary.max_words
+        cut = sum(len(row) == full < len(tokenize(caption)) + 2 * vocabulary.marks for row, caption in zip(rows, self.captions)) if full else 0
+        if cut: warnings.warn(f"{self.source}: {cut} of {len(rows)} captions are cut to max_words={full}", stacklevel=2)
         starts = np.cumsum([0, *map(len, rows)])
         self._encoded = vocabulary, np.fromiter((t for row in rows for t in row), np.int64, starts[-1]), starts
     return self._encoded[1:]

@@ -132,13 +132,18 @@ RECIPES = {recipe.name: recipe for recipe in (
 )}
 
 _camp = Recipe("camp-f30k", "camp", {"embed_dim": 1024, "word_dim": 300}, epochs=40, lr=2e-4, decay_every=15, decays=1, warmup_steps=2000, max_words=50, patience=10)
-_released = replace(_camp, args={**_camp.args, "variant": "released"})
-_first = replace(_released, name="camp-f30k-attention", args={**_released.args, "fusion": False, "matching": "cosine"}, epochs=15, warmup_steps=0)
-_second = replace(_released, name="camp-f30k-fusion", epochs=15, frozen=["image_encoder", "text_encoder"], after=_first)
 _small = Recipe("camp-f8k-small", "camp", {"embed_dim": 128, "word_dim": 100}, epochs=5, batch_size=32, lr=2e-3, decay_every=3, decays=1, warmup_steps=2800,
                 max_words=50, standardise=True)
+
+def _in_stages(recipe: Recipe, *epochs: int) -> Recipe:
+    "CAMP's released schedule: cross-attention alone; then fusion, while the encoders hold still; then everything, by a tenth of the step size."
+    form = replace(recipe, args={**recipe.args, "variant": "released"}, decays=0)
+    first = replace(form, name=f"{recipe.name}-attention", args={**form.args, "fusion": False, "matching": "cosine"}, epochs=epochs[0], warmup_steps=0)
+    second = replace(form, name=f"{recipe.name}-fusion", epochs=epochs[1], frozen=["image_encoder", "text_encoder"], after=first)
+    return replace(form, name=f"{recipe.name}-released", epochs=epochs[2], lr=recipe.lr / 10, warmup_steps=0, after=second)
+
 RECIPES.update({recipe.name: recipe for recipe in (_camp, _small, replace(_camp, name="camp-f8k"), replace(_camp, name="camp-coco"),
-    replace(_released, name="camp-f30k-released", epochs=25, lr=2e-5, decays=0, warmup_steps=0, after=_second))})
+                                                   _in_stages(_camp, 15, 15, 25), _in_stages(_small, 3, 1, 2))})
 
 def for_matcher(
     recipe: Recipe,

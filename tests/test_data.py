@@ -566,3 +566,16 @@ def test_rows_travel_to_other_processes(tmp_path, layout):
         np.testing.assert_array_equal(row, FEATURES[4])
         assert opened_by == process.pid                           # it did not use the handle that came with the fork
         process.join()
+
+
+def test_cut_captions_are_counted_once():
+    import warnings
+    captions = ["a red dog", "a red dog runs home now", "a dog"]
+    split = ImageCaptions(np.ones((3, 2, 4), "float32"), captions, [0, 1, 2], source="some.h5")
+    for marks, most, cut in ((False, 3, 1), (False, 2, 2), (True, 5, 1), (False, 6, 0), (False, None, 0)):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            vocabulary = Vocabulary.build(captions, 1, marks, most)
+            for _ in range(2): tokens, starts = split.encode(vocabulary)
+        assert [str(one.message) for one in said] == [f"some.h5: {cut} of 3 captions are cut to max_words={most}"] * bool(cut)
+        assert np.diff(starts).max() <= (most or 6)
