@@ -38,7 +38,7 @@ def sum_of_hinges(
 
 def _all_equal(self, batch_size: int, margin: float = 0.2, negatives: str = "all") -> float:
     "The loss of a pair where all scores are equal."
-    return 2 * margin * (batch_size - 1)
+    return Matcher.standstill(self, batch_size, margin, "all")
 
 def _all_along(self, scores: Tensor, margin: float = 0.2, same_image: Tensor | None = None) -> Tensor:
     "The warm-up of a loss that counts all rivals anyway: that loss, on the scale it keeps afterwards."

@@ -54,9 +54,9 @@ def measured(entry: Entry, seed: int, data: Path, folder: Path, split: str, how:
     ended = train(recipe, data, folder, resume=(folder / "last" / "training.pt").is_file(), **how)
     model, vocabulary = load(folder / "best")
     examined = open_split(data, split)
-    report, scores = evaluate(model.to(how.get("device") or "cpu"), examined, vocabulary, progress=how.get("progress", True))
+    report, scores = evaluate(model.to(ended["device"]), examined, vocabulary, progress=how.get("progress", True))
     found = {**wanted, "report": asdict(report), "parameters": ended["parameters"], "epochs": ended["epochs"], "best_epoch": ended["best_epoch"],
-             "seconds_per_epoch": ended["seconds"] / max(ended["epochs"], 1), "machine": {**machine(ended["device"])}, "dev": ended["best"]}
+             "seconds_per_epoch": ended["seconds"] / max(ended["epochs"], 1), "machine": machine(ended["device"]), "dev": ended["best"]}
     truth = data / f"{split}_scenes.json"
     if truth.is_file(): found["world"] = asdict(world_report(scores, truth, progress=False))
     with whole_file(file) as partial: partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
