@@ -1,4 +1,4 @@
-"Every exercise of every notebook: its stub lets the notebook run on, its solution is right, nonsense gets the hint."
+"Every exercise of every notebook: its stub lets the notebook run on, its solution is right, nonsense and typical wrong answers get the hint."
 
 import ast
 import contextlib
@@ -6,6 +6,7 @@ import dis
 import io
 import json
 import re
+import runpy
 import sys
 import warnings
 from functools import cache
@@ -15,18 +16,33 @@ from types import CodeType, ModuleType
 import matplotlib.pyplot as plt
 import pytest
 
-from cmr.matcher import MATCHERS
+from tables import COURSE, WORKSHOP, name as notebook_name
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "nbs").glob("[0-9]*.ipynb"))
+from cmr.matcher import MODELS
+
+NOTEBOOKS = [*COURSE, *WORKSHOP]
 
 
 @pytest.fixture(autouse=True, scope="module")
 def matchers_as_before():
     "Matchers that notebooks define are registered like all others; other tests must not find them."
-    before = dict(MATCHERS)
+    before = dict(MODELS)
     yield
-    MATCHERS.clear()
-    MATCHERS.update(before)
+    MODELS.clear()
+    MODELS.update(before)
+
+
+@pytest.fixture(autouse=True)
+def in_its_folder(path, monkeypatch):
+    "A notebook runs where it lies."
+    monkeypatch.chdir(path.parent)
+
+
+def wrong_answers(path, name):
+    "Code of typical wrong answers to an exercise, from tests/wrong_answers."
+    file = Path(__file__).parent / "wrong_answers" / f"{notebook_name(path).replace('/', '_')}.py"
+    found = runpy.run_path(str(file))["WRONG"].get(name, []) if file.is_file() else []
+    return [found] if isinstance(found, str) else found
 
 
 MARK = re.compile(r"^#\| *exercise: *(\S+)", re.MULTILINE)
@@ -44,7 +60,7 @@ def cells(path):
 
 def exercises():
     "(notebook, exercise name, index of its cell)"
-    return [pytest.param(path, name, k, id=f"{path.stem}::{name}")
+    return [pytest.param(path, name, k, id=f"{notebook_name(path)}::{name}")
             for path in NOTEBOOKS for k, (kind, source) in enumerate(cells(path)) if kind == "code" for name in MARK.findall(source)]
 
 
@@ -131,7 +147,7 @@ def spaces(path):
     "{index of an exercise: the namespace its cell finds}, each cell that any exercise needs having run once, in order."
     marked = [k for k, (kind, source) in enumerate(cells(path)) if kind == "code" and MARK.search(source)]
     chosen = set().union(*(needed(path, k, cells(path)[k][1] + "\n" + (solution(path, k) or "")) for k in marked))
-    module = ModuleType(f"notebook_{path.stem}")                   # known by name, so that what it defines can be pickled
+    module = ModuleType(f"notebook_{notebook_name(path).replace('/', '_')}")                   # known by name, so that what it defines can be pickled
     namespace, found = sys.modules.setdefault(module.__name__, module).__dict__, {}
     for n in sorted({*chosen, *marked}):
         if n in marked: found[n] = dict(namespace)
@@ -177,7 +193,10 @@ def test_exercise(path, name, k):
     namespace = spaces(path)[k]
     assert "Not attempted yet." in run(stub, dict(namespace), f"{name} stub")
     assert "Right." in run(solved + "\n" + rest, dict(namespace), f"{name} solution")
-    with pytest.raises(AssertionError, match="Not yet"): run(NONSENSE.format(name=name) + rest, dict(namespace), f"{name} nonsense")
+    wrong = [NONSENSE.format(name=name), *wrong_answers(path, name)]
+    assert len(wrong) > 1, f"no typical wrong answer to {name} in tests/wrong_answers"
+    for n, code in enumerate(wrong):
+        with pytest.raises(AssertionError, match="Not yet"): run(code + "\n" + rest, dict(namespace), f"{name} wrong answer {n}")
 
 
 def test_every_exercise_is_graded_by_attempt():

@@ -1,31 +1,17 @@
 "What every chapter has to be, read from the notebook files; nothing is run here."
 
 import ast
-import json
 import re
-from pathlib import Path
 
 import pytest
+from tables import CHECK, COURSE, EXERCISE, WORKSHOP, cells, name, numbers, source
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "nbs").glob("[0-9]*.ipynb"))
-CHECK = re.compile(r"\bassert\b|\btest_\w+\(|\bgradcheck\b|\battempt\(|\bcheck_\w+\(")
-EXERCISE = re.compile(r"^#\| *exercise: *\S+", re.MULTILINE)
+NOTEBOOKS = [*COURSE, *WORKSHOP]
 SOMEWHERE = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|work|mnt|usr|opt|Users|content|kaggle|var|private)/|[A-Z]:\\\\|\b(?:localhost|127\.0\.0\.1|sandbox|as an AI|[Ii]ssue #\d+)\b")
 COMMITTED_BYTES, LONGEST_CELL, CHECKED_SHARE = 1_000_000, 40, 0.25
 
 
-def cells(path, kind=None):
-    "Cells of a notebook, of one kind if asked."
-    return [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if kind in (None, c["cell_type"])]
-
-
-def source(cell): return "".join(cell["source"])
-
-
 def exports(path): return any(re.search(r"^#\| *export", source(c), re.MULTILINE) for c in cells(path, "code"))
-
-
-def chapter(path): return int(path.name[:2])
 
 
 def shown(cell):
@@ -36,7 +22,8 @@ def shown(cell):
     return "\n".join(texts)
 
 
-every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+every_chapter = pytest.mark.parametrize("path", COURSE, ids=name)
 
 
 @every_notebook
@@ -95,12 +82,29 @@ def test_every_exported_name_is_used_in_a_check(path):
                 assert re.search(rf"\b{node.name}\b", rest), f"{node.name} is exported and never checked"
 
 
-@every_notebook
+@every_chapter
 def test_exercises(path):
-    "Three to six exercises in a chapter."
+    "Three to six exercises in a chapter that exports."
     if not exports(path): pytest.skip("not a chapter with exercises")
-    count = sum(bool(EXERCISE.search(source(c))) for c in cells(path, "code"))
-    assert 3 <= count <= 6, count
+    assert 3 <= numbers(path)["exercises"] <= 6
+
+
+@every_notebook
+def test_cells_are_small(path):
+    "Course: median at most 8 lines, one in twenty over 20, 110 columns, at most 60 minutes to read. Workshop: median at most 12."
+    n = numbers(path)
+    if path in WORKSHOP: assert n["median"] <= 12, n
+    else: assert n["median"] <= 8 and n["over"] <= .05 and n["width"] <= 110 and n["minutes"] <= 60, n
+
+
+def test_the_course_can_be_read_in_ten_hours():
+    assert sum(numbers(path)["minutes"] for path in COURSE) <= 600
+
+
+@every_notebook
+def test_the_stated_reading_time_is_the_counted_one(path):
+    stated = re.search(r"(\d+) minutes? to read", "\n".join(source(c) for c in cells(path)[:2]))
+    assert stated and abs(int(stated[1]) - numbers(path)["minutes"]) <= 3, (stated and stated[0], numbers(path)["minutes"])
 
 
 @every_notebook
@@ -112,16 +116,9 @@ def test_frame(path):
     for row in ("You will have built", "Before this", "Time"): assert f"**{row}**" in first + second, f"no row {row}"
     time = re.search(r"\*\*Time\*\* *\|(.*)", first + second)[1]
     assert re.search(r"\d+ minutes? to read; runs in \d+ s", time), f"the time row reads: {time}"
-    if not exports(path): return
+    if path in WORKSHOP or not exports(path): return
     for heading in ("## Exercises", "## Quiz", "## Further reading"): assert re.search(f"^{heading}", text, re.MULTILINE), f"no {heading}"
     assert "<summary>Answer</summary>" in text and "**A question for the room.**" in text
-
-
-@every_notebook
-def test_length(path):
-    "40 to 70 cells."
-    if not exports(path): pytest.skip("not a chapter")
-    assert 40 <= len(cells(path)) <= 70, len(cells(path))
 
 
 @every_notebook
@@ -141,4 +138,14 @@ def test_the_patterns_catch():
 
 def test_reading_order():
     "Chapters have different numbers."
-    assert len({chapter(p) for p in NOTEBOOKS}) == len(NOTEBOOKS) > 0
+    assert len({path.name[:2] for path in COURSE}) == len(COURSE) > 0
+
+
+LINK = re.compile(r"\]\(([^)#\s]+\.(?:ipynb|md|png))(?:#[^)]*)?\)")
+
+
+@every_notebook
+def test_links_lead_somewhere(path):
+    for cell in cells(path, "markdown"):
+        for target in LINK.findall(source(cell)):
+            if "://" not in target: assert (path.parent / target).exists(), target
