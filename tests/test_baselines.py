@@ -7,11 +7,26 @@ import literal_baselines as literal
 import pytest
 import torch
 
-from cmr.baselines import CMPM, DEVISE, DVSA, ORDER, PIE, PVSE, VSRN, MeanWords, RegionGraph, best_regions, mean_region, projection_matching, sum_of_hinges
-from cmr.captions import Vocabulary
+from cmr.data import Vocabulary
 from cmr.encoders import Fragments
-from cmr.losses import triplet
-from cmr.matcher import load, matcher_class, save, score_all
+from cmr.fast import floats_per_pair, pair_scores, score_all, training_scores
+from cmr.losses import Triplet, make_loss
+from cmr.saving import load, model_class, save
+from cmr.shelf.baselines import (
+    CMPM,
+    DEVISE,
+    DVSA,
+    ORDER,
+    PIE,
+    PVSE,
+    VSRN,
+    MeanWords,
+    ProjectionMatching,
+    RegionGraph,
+    best_regions,
+    mean_region,
+    projection_matching,
+)
 
 F64 = torch.float64
 ALL = {"devise": (DEVISE, {}, literal.devise), "order": (ORDER, {}, literal.order), "order-plain": (ORDER, {"unit": False}, literal.order),
@@ -39,7 +54,13 @@ def raw(images=3, captions=4, m=4, n=6, seed=1):
     return torch.randn(images, m, 5, dtype=F64), torch.randint(4, 10, (captions, n)), torch.randint(1, n + 1, (captions,)), mask
 
 
-def scores_of(model, features, tokens, lengths, mask): return model.score(model.encode_images(features, mask), model.encode_captions(tokens, lengths))
+def encoded(model, features, tokens, lengths, mask): return model.encode_images(features, mask), model.encode_captions(tokens, lengths)
+
+
+def scores_of(model, *batch): return model.score(*encoded(model, *batch))
+
+
+def logits_of(model, *batch): return training_scores(model, *encoded(model, *batch))
 
 
 def same(a, b, tolerance=1e-10): return (a - b).abs().max() < tolerance
@@ -85,26 +106,24 @@ def test_padding_order_and_tiles_change_nothing(name):
     assert same(model.score(images.padded(9), captions.padded(8)), scores, 1e-12)
     (m, d), n = images.values.shape[1:], captions.values.shape[1]
     for pairs in (1, 3, 20):
-        bound = 8 * pairs * (m * d + n * d + 1 + model.floats_per_pair(m, n))
+        bound = 8 * pairs * (m * d + n * d + 1 + floats_per_pair(model, m, n, d))
         assert same(score_all(model, images, captions, max_bytes=bound, progress=False), scores, 1e-12)
-    assert same(model.score_pairs(images[[4, 0]], captions[[6, 6]]), scores[[4, 0], [6, 6]], 1e-12)
+    assert same(pair_scores(model, images[[4, 0]], captions[[6, 6]]), scores[[4, 0], [6, 6]], 1e-12)
 
 
 @every
-def test_trains_from_features_and_tokens(name):
-    torch.manual_seed(0)
-    kind, options, _ = ALL[name]
-    model, (features, tokens, lengths, mask) = kind(5, 10, 8, 4, **options), raw(6, 6)
-    adam, losses = torch.optim.Adam(model.parameters(), 0.02), []
-    how = getattr(model, "loss", lambda scores: triplet(scores, 0.2, "all"))
-    for _ in range(60):
-        loss = how(model(features.float(), tokens, lengths, mask))
-        adam.zero_grad()
-        loss.backward()
-        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
-        adam.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]
+def test_a_step_against_the_gradient_makes_the_loss_smaller(name):
+    "The loss that training uses reaches every weight, from features and tokens: exactly so far as a straight line goes."
+    model, (features, tokens, lengths, mask) = model_of(name), raw(6, 6)
+    loss = model.default_loss().warm_up(logits_of(model, features, tokens, lengths, mask))
+    loss.backward()
+    gradients = [p.grad for p in model.parameters() if p.requires_grad]
+    assert loss > 0 and all(g is not None and torch.isfinite(g).all() for g in gradients) and any(g.any() for g in gradients)
+    square, step = sum(g.square().sum() for g in gradients).item(), 1e-7
+    with torch.no_grad():
+        for p in model.parameters(): p -= step * p.grad
+        fallen = loss - model.default_loss().warm_up(logits_of(model, features, tokens, lengths, mask))
+    assert fallen.item() == pytest.approx(step * square, rel=1e-2)
 
 
 @every
@@ -113,7 +132,7 @@ def test_saved_and_found_by_name(name, tmp_path):
     batch = batch[0].float(), *batch[1:]
     save(model, vocabulary, tmp_path / "model")
     again, _ = load(tmp_path / "model")
-    assert type(again) is type(model) is matcher_class(type(model).__name__.lower()) and again.region_dim == 5 and again.vocab_size == 10
+    assert type(again) is type(model) is model_class(type(model).__name__.lower()) and again.region_dim == 5 and again.vocab_size == 10
     assert scores_of(again, *batch).equal(scores_of(model, *batch))
     assert json.loads((tmp_path / "model" / "config.json").read_text()).items() >= {"embed_dim": 4, "word_dim": 3, **ALL[name][1]}.items()
 
@@ -123,7 +142,22 @@ def test_half_precision(name):
     model, (features, tokens, lengths, mask) = model_of(name, torch.float32), raw()
     right = scores_of(model, features.float(), tokens, lengths, mask)
     with torch.autocast("cpu", torch.bfloat16): near = scores_of(model, features.float(), tokens, lengths, mask)
-    assert torch.isfinite(near).all() and (near - right).abs().max() < 0.1 * max(1, right.abs().max())
+    assert near.dtype == torch.float32 and torch.isfinite(near).all() and (near - right).abs().max() < 0.1 * max(1, right.abs().max())
+
+
+@pytest.mark.parametrize("name", ["cmpm", "pvse", "devise", "order", "vsrn"])
+def test_a_sum_over_features_is_taken_in_float32(name):
+    "Under autocast, sides of any precision are compared as without it: bfloat16 keeps eight bits, and a sum of 512 products loses more."
+    model = ALL[name][0](5, 10, 512, 3, **ALL[name][1])
+    torch.manual_seed(0)
+    k = 2 if name == "pvse" else 1
+    sides = [Fragments(torch.randn(4, k, 512).bfloat16(), torch.ones(4, k, dtype=torch.bool)) for _ in range(2)]
+    exact = [Fragments(side.values.double(), side.mask) for side in sides]
+    for how in (model.score, model.logits):
+        with torch.autocast("cpu", torch.bfloat16): found = how(*sides)
+        right = how(*exact)
+        bound = 512 * 2**-23 * exact[0].values.norm(dim=2).max() * exact[1].values.norm(dim=2).max()  # n * eps * |x| |z|
+        assert found.dtype == torch.float32 and (found - right).abs().max() < (512 if name == "order" else 1) * bound
 
 
 @every
@@ -137,19 +171,23 @@ def test_bad_input(name):
 
 
 @pytest.mark.parametrize("kind", [DEVISE, ORDER, DVSA])
-def test_all_rivals_count_whatever_the_recipe_says(kind):
+def test_all_rivals_count(kind):
     torch.manual_seed(0)
     scores, together = torch.randn(5, 5, dtype=F64), torch.zeros(5, 5, dtype=torch.bool)
     together[0, 3] = together[3, 0] = True
-    slow = sum(max(0.0, (0.3 - scores[b, b] + rival).item()) for b in range(5) for c in range(5) if c != b and not together[b, c]
+    loss = kind(5, 10, 4, 3).default_loss()
+    slow = sum(max(0.0, (loss.margin - scores[b, b] + rival).item()) for b in range(5) for c in range(5) if c != b and not together[b, c]
                for rival in (scores[b, c], scores[c, b]))
-    for negatives in ("hardest", "all"):
-        assert kind.loss(None, scores, 0.3, negatives, together).item() == pytest.approx(slow, abs=1e-10)
-    assert sum_of_hinges(None, scores, 0.3, same_image=together).item() == pytest.approx(slow, abs=1e-10)
-    with pytest.raises(ValueError, match="square"): kind.loss(None, scores[:3])
+    assert loss(scores, together).item() == pytest.approx(slow, abs=1e-10)
+    with pytest.raises(ValueError, match="square"): loss(scores[:3])
 
 
-def test_papers_margins(): assert [k.paper_margin for k in (DEVISE, ORDER, DVSA, PVSE, VSRN)] == [0.1, 0.05, 1.0, 0.1, 0.2]
+def test_papers_losses():
+    papers = {DEVISE: Triplet(0.1, "all"), ORDER: Triplet(0.05, "all"), DVSA: Triplet(1.0, "all"), PVSE: Triplet(0.1), VSRN: Triplet(0.2),
+              CMPM: ProjectionMatching()}
+    assert {kind: kind(5, 10, 4, 3).default_loss() for kind in papers} == papers
+    assert make_loss("projection_matching") == ProjectionMatching()
+    assert [kind.warmup_steps for kind in papers] == [0, 0, 0, 450, 450, 0]
 
 
 # CMPM
@@ -164,24 +202,24 @@ def batch_of_pairs():
 def test_projection_matching_is_its_equations():
     model, (features, tokens, lengths, mask), together = batch_of_pairs()
     both = [[literal.projection(model, f[real].tolist(), t[:n].tolist()) for t, n in zip(tokens, lengths)] for f, real in zip(features, mask)]
-    scores = model.train()(features, tokens, lengths, mask)
+    scores = logits_of(model, features, tokens, lengths, mask)
     assert same(scores, torch.tensor(both, dtype=F64))
     for match, given in ((torch.eye(5, dtype=torch.bool), None), (together, together), (together, together & ~torch.eye(5, dtype=torch.bool))):
         slow = literal.projection_matching(both, match.long().tolist())
-        assert model.loss(scores, 0.7, "hardest", given).item() == pytest.approx(slow, abs=1e-10)  # neither margin nor negatives matter
+        assert model.default_loss()(scores, given).item() == pytest.approx(slow, abs=1e-10)
 
 
 def test_projections_rank_as_cosines_do():
     model, batch, _ = batch_of_pairs()
-    onto_captions, onto_images = model.train()(*batch).unbind(-1)
-    cosines = model.eval()(*batch)
+    onto_captions, onto_images = logits_of(model, *batch).unbind(-1)
+    cosines = scores_of(model, *batch)
     assert onto_captions.argsort(1).equal(cosines.argsort(1)) and onto_images.argsort(0).equal(cosines.argsort(0))
 
 
 def test_projection_matching_gradient_and_order():
     model, (features, tokens, lengths, mask), together = batch_of_pairs()
     def loss(f, order=slice(None)):
-        return model.loss(model(f[order], tokens[order], lengths[order], mask[order]), same_image=together[order][:, order])
+        return model.default_loss()(logits_of(model, f[order], tokens[order], lengths[order], mask[order]), together[order][:, order])
     order = torch.randperm(5)
     assert same(loss(features), loss(features, order))
     assert torch.autograd.gradcheck(loss, features.requires_grad_())
@@ -203,7 +241,8 @@ def test_a_vector_of_length_zero_has_a_finite_gradient():
     x = torch.zeros(3, 1, 4, dtype=F64, requires_grad=True)
     z, one = torch.randn(3, 1, 4, dtype=F64, requires_grad=True), torch.ones(3, 1, dtype=torch.bool)
     model = model_of("cmpm")
-    (model.loss(model.training_scores(Fragments(x, one), Fragments(z, one))) + model.score(Fragments(x, one), Fragments(z, one)).sum()).backward()
+    sides = Fragments(x, one), Fragments(z, one)
+    (model.default_loss()(model.logits(*sides)) + model.score(*sides).sum()).backward()
     assert torch.isfinite(x.grad).all() and torch.isfinite(z.grad).all()
 
 
@@ -215,10 +254,11 @@ def test_projection_matching_refuses(scores, message):
     with pytest.raises(ValueError, match=message): projection_matching(scores)
 
 
-def test_cmpm_scores_by_mode():
+def test_cmpm_scores_are_cosines_and_its_logits_projections():
     model, batch, _ = batch_of_pairs()
-    assert model.train()(*batch).shape == (5, 5, 2) and model.eval()(*batch).shape == (5, 5)
-    assert model(*batch).equal(scores_of(model, *batch))
+    for mode in (True, False):
+        model.train(mode)
+        assert model(*batch).equal(scores_of(model, *batch)) and model(*batch).shape == (5, 5) and logits_of(model, *batch).shape == (5, 5, 2)
 
 
 # What each one is about
@@ -319,6 +359,12 @@ def test_sizes():
 @pytest.mark.parametrize("kind", [DEVISE, ORDER, DVSA, CMPM])
 def test_a_warm_up_keeps_the_scale_of_a_loss_that_counts_all_rivals(kind):
     "The training loop's first steps and its later ones must not differ by a factor of B - 1."
-    scores = torch.rand(5, 5, 2) if kind is CMPM else torch.rand(5, 5)
-    model = kind(6, 9, 4, 3)
-    assert torch.equal(model.warm_up_loss(scores, 0.2), model.loss(scores, 0.2, "hardest"))
+    scores, loss = torch.rand(5, 5, 2) if kind is CMPM else torch.rand(5, 5), kind(6, 9, 4, 3).default_loss()
+    assert torch.equal(loss.warm_up(scores), loss(scores))
+
+
+@pytest.mark.parametrize("kind", [DEVISE, ORDER, DVSA, CMPM, PVSE, VSRN])
+def test_a_standstill_is_the_loss_of_equal_scores(kind):
+    loss = kind(6, 9, 4, 3).default_loss()
+    equal = torch.full((7, 7, 2) if kind is CMPM else (7, 7), 0.3, dtype=F64)
+    assert loss.standstill(7) == pytest.approx(loss(equal).item() / 7, rel=1e-6)

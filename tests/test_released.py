@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from cmr.attention import SCAN
+from cmr.camp import CAMP
+from cmr.fast import score_all
 from cmr.imram import IMRAM
+from cmr.matcher import VSE
+from cmr.shelf import from_released
+from cmr.shelf.released import CAMP_MODULES, SCAN_MODULES, family, imram_modules, rename
 
 CAPTIONS = [[1, 5, 7, 2], [1, 4, 2], [1, 9, 9, 6, 11, 2], [3]]
 
@@ -39,6 +44,46 @@ def test_scan_gives_the_released_scores(direction, pooling, bidirectional):
     model = SCAN.from_released(state, direction=direction, pooling=pooling, inverse_temperature=4.0)
     expected = literal.released_scan(state, features(), CAPTIONS, direction, pooling, 4.0)
     assert (scores_of(model) - expected).abs().max() < 1e-10
+
+
+def halves(state):
+    "What SCAN's training saves: the state dicts of its two encoders, without their names in front."
+    return [{name.removeprefix(f"{part}."): x for name, x in state.items() if name.startswith(f"{part}.")} for part in ("img_enc", "txt_enc")]
+
+
+def test_scan_takes_the_two_state_dicts_that_it_saves():
+    state = literal.released_state("fc", gates=False, seed=3)
+    for parts in (halves(state), [{f"module.{name}": x for name, x in part.items()} for part in halves(state)], tuple(halves(state))):
+        assert torch.equal(scores_of(SCAN.from_released(parts)), scores_of(SCAN.from_released(state)))
+    with pytest.raises(ValueError, match="got 3 state dicts: SCAN saves two"): SCAN.from_released([*halves(state), {}])
+    with pytest.raises(ValueError, match="img_enc.embed.weight"): SCAN.from_released(halves(state)[::-1])
+
+
+def test_the_engine_gives_the_released_scores():
+    for model in (IMRAM.from_released(literal.released_state()), SCAN.from_released(literal.released_state("fc", gates=False))):
+        lengths = torch.tensor([len(c) for c in CAPTIONS])
+        tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(c) for c in CAPTIONS], batch_first=True)
+        with torch.no_grad(): sides = model.encode_images(features()), model.encode_captions(tokens, lengths)
+        assert (score_all(model, *sides, progress=False) - scores_of(model)).abs().max() < 1e-10
+
+
+def test_the_family_is_found_by_the_class():
+    class Mine(IMRAM): pass
+    state = literal.released_state()
+    assert type(Mine.from_released(state)) is Mine and torch.equal(scores_of(Mine.from_released(state)), scores_of(from_released(IMRAM, state)))
+    for wrong in (VSE, torch.nn.Linear):
+        with pytest.raises(ValueError, match=f"no released weights are known for {wrong.__name__}: .*SCAN, IMRAM and CAMP"): from_released(wrong, {})
+    class Other(VSE): pass
+    family.register(Other, lambda cls, state, half=False: (cls, state, half))
+    assert Other.from_released({"a": 1}, half=True) == (Other, {"a": 1}, True)
+
+
+@pytest.mark.parametrize("kind, modules", [(SCAN, SCAN_MODULES), (IMRAM, imram_modules(3, "full")[0]), (CAMP, CAMP_MODULES)])
+def test_every_weight_of_a_model_has_a_name_in_its_authors_files(kind, modules):
+    ours = {name.rpartition(".")[0] for name, _ in kind(5, 9, 4, 3, variant="released").named_parameters()}
+    assert ours == set(modules) and len(set(modules.values())) == len(modules)
+    back = {theirs: our for our, theirs in modules.items()}
+    assert all(rename(rename(f"{name}.weight", modules), back) == f"{name}.weight" for name in ours) and rename("nobody.weight", modules) is None
 
 
 def test_the_two_variants_differ():
