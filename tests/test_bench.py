@@ -2,18 +2,25 @@
 
 import csv
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import literal_imram
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cmr import bench
-from cmr.bench import MODELS, Row, camp_pair_operations, camp_side_operations, check_bars, literal, literal_camp, operations, pair_operations, ratio, side_operations
+from benchmarks import measure, report, rows, run
+from benchmarks.literal import literal, literal_camp
+from benchmarks.operations import camp_pair_operations, camp_side_operations, operations, pair_operations, side_operations
+from benchmarks.report import BARS, check_bars, ratio
+from benchmarks.rows import MODELS, Row, all_rows, bar_rows, chosen, with_compiled
 from cmr.camp import CAMP
 from cmr.encoders import Fragments
+from cmr.fast import plan, training_scores
 from cmr.imram import DIRECTIONS, IMRAM
-from cmr.losses import triplet
+from cmr.losses import MatchingBCE, triplet
 from cmr.similarity import l2_normalize
 
 
@@ -50,7 +57,7 @@ def gradients(scores, model, images, captions, negatives):
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_literal_is_plain_is_engine(steps, direction, variant, renormalise):
     model, (images, captions) = model_of(steps, direction, variant, renormalise), fragments_of()
-    ours, others = literal(model, images, captions), [model.plain_score(images, captions), model.score(images, captions)]
+    ours, others = literal(model, images, captions), [training_scores(model, images, captions, engine=engine) for engine in (False, True)]
     for other in others:
         assert torch.allclose(ours, other, rtol=0, atol=1e-10)
         for negatives in ("hardest", "all"):
@@ -78,13 +85,13 @@ def test_literal_says_what_it_is_not_written_for():
 @pytest.mark.parametrize("form", FORMS)
 def test_literal_camp_is_plain_is_engine(form):
     model, (images, captions) = camp_of(form), fragments_of()
-    leaves = [images.values, captions.values, *model.plan.weights]
+    leaves = [images.values, captions.values, *plan(model).weights]
     ours = literal_camp(model, images, captions)
     assert (ours - ours.mean()).abs().max() > .01
-    for other in (model.plain_score(images, captions), model.training_scores(images, captions)):
+    for other in (training_scores(model, images, captions, engine=engine) for engine in (False, True)):
         assert torch.allclose(ours, other, rtol=0, atol=1e-10)
         for negatives in ("hardest", "all"):
-            for a, b in zip(*(torch.autograd.grad(model.loss(scores, negatives=negatives), leaves, retain_graph=True) for scores in (ours, other))):
+            for a, b in zip(*(torch.autograd.grad(MatchingBCE(negatives)(scores), leaves, retain_graph=True) for scores in (ours, other))):
                 assert torch.allclose(a, b, rtol=0, atol=1e-10)
 
 
@@ -98,7 +105,8 @@ def test_literal_camp_says_what_it_is_not_written_for(options):
 
 def all_at_once(model, images, captions):
     "The engine's formula with a graph: torch does not count products that are added in place."
-    return model.plan.all_pairs(*model.plan.prepare(images, captions))
+    way = plan(model)
+    return way.all_pairs(*way.prepare(images, captions), None)
 
 
 @pytest.mark.parametrize("direction", list(DIRECTIONS))
@@ -140,20 +148,19 @@ def test_published_counts():
 
 
 def test_rows_cover_what_is_asked_for():
-    rows = bench.all_rows()
-    names = [row.name for row in rows]
-    assert len(set(names)) == len(names) and names[:7] == [row.name for row in bench.bar_rows()]
+    names = [row.name for row in all_rows()]
+    assert len(set(names)) == len(names) and names[:7] == [row.name for row in bar_rows()]
     assert {f"{what}-{form}-12x12-1024" for what in ("forward", "both") for form in FORMS} <= set(names)
     for size, width in ((16, 1024), (48, 256), (64, 256), (128, 1024)):
         for what in ("forward", "both"):
             assert {f"{what}-{way}-{k}-{size}x{size}-{width}" for way in DIRECTIONS for k in (1, 2, 3)} <= set(names)
     assert "forward-full-3-200x1000-256" in names
-    on_gpu = [row.name for row in bench.all_rows("cuda")]
+    on_gpu = [row.name for row in all_rows("cuda")]
     assert {"both-full-3-128x128-1024-tf32", "both-full-3-128x128-1024-bf16", "forward-full-3-1000x5000-1024", "step-camp-128x128-1024"} <= set(on_gpu)
-    assert {name for _, device, name, *_ in bench.BARS} <= set(names)
-    assert [row.name for row in bench.chosen(rows, ["step-*"])] == ["step-full-3-128x128-1024"]
-    with pytest.raises(ValueError, match="no row fits 'stop-\\*'; .* for example forward-full-3-16x16-1024"): bench.chosen(rows, ["stop-*"])
-    assert sum("compiled" in row.variants for row in bench.with_compiled(rows)) == 5
+    assert {name for _, device, name, *_ in BARS} <= set(names)
+    assert [row.name for row in chosen(all_rows(), ["step-*"])] == ["step-full-3-128x128-1024"]
+    with pytest.raises(ValueError, match="no row fits 'stop-\\*'; .* for example forward-full-3-16x16-1024"): chosen(all_rows(), ["stop-*"])
+    assert sum("compiled" in row.variants for row in with_compiled(all_rows())) == 5
 
 
 def result(name, literal_s=None, engine_s=1.0, memory=None):
@@ -178,43 +185,59 @@ def test_bars_say_whether_and_how_far():
 def test_every_kind_of_row_runs_in_every_variant(what, model):
     row = Row(what, 3, 3, 4, model=model)
     for variant in ("literal", "plain", "engine"):
-        task = bench.work(row, variant)
+        task = rows.work(row, variant)
         task(2), task()
-    assert bench.own_peak(row, "engine", "cpu")["all"] > 1e7
+    assert measure.own_peak(row, "engine", "cpu")["all"] > 1e7
     assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_the_published_way_keeps_more_for_the_backward_pass():
-    kept = [bench.kept_for_backward(Row("both", 2, 2, 128, steps), variant) for steps in (3, 1) for variant in ("literal", "plain")]
+    kept = [measure.kept_for_backward(Row("both", 2, 2, 128, steps), variant) for steps in (3, 1) for variant in ("literal", "plain")]
     assert kept[0] > 1.5 * kept[1] and kept[2] > kept[3] > 0
 
 
 @pytest.fixture()
-def rate(monkeypatch): monkeypatch.setattr(bench, "product_rate", lambda *args: 1e11)
+def no_clock(monkeypatch):
+    "Everything takes a millisecond: what a busy machine would leave out for want of time is run."
+    def timed(task, device):
+        task()
+        return 1e-3
+    monkeypatch.setattr(measure, "timed", timed)
+    monkeypatch.setattr(run, "product_rate", lambda *args: 1e11)
 
 
-def test_tables_and_figure_are_written(tmp_path, rate):
-    rows = [Row("both", 3, 3, 8, variants=("literal", "plain", "engine"), seconds=.01), Row("both", 4, 4, 8, variants=("engine",), memory=True, seconds=.01),
-            Row("both", 3, 3, 8, seconds=.01, model="camp-scalar")]
-    content = bench.bench(rows, tmp_path, minutes=1, progress=False)
+def test_tables_and_figure_are_written(tmp_path, no_clock):
+    asked = [Row("both", 3, 3, 8, variants=("literal", "plain", "engine"), seconds=.01), Row("both", 4, 4, 8, variants=("engine",), memory=True, seconds=.01),
+             Row("both", 3, 3, 8, seconds=.01, model="camp-scalar")]
+    content = run.bench(asked, tmp_path, minutes=60, progress=False)
     assert json.loads((tmp_path / "benchmarks.json").read_text()) == json.loads(json.dumps(content))
     lines = list(csv.DictReader(open(tmp_path / "benchmarks.csv", encoding="utf-8")))
-    assert [line["variant"] for line in lines] == ["literal", "plain", "engine", "engine", "literal", "engine"] and all(float(line["median_s"]) > 0 for line in lines)
+    assert [line["variant"] for line in lines] == ["literal", "plain", "engine", "engine", "literal", "engine"] and {line["median_s"] for line in lines} == {"0.001"}
     assert float(lines[3]["bytes_in_all"]) > float(lines[3]["bytes_above_base"]) >= 0
     assert [[line[key] for key in ("model", "direction", "steps")] for line in lines[3:5]] == [["imram", "full", "3"], ["camp-scalar", "", ""]]
     said = (tmp_path / "table.md").read_text()
-    for words in ("threads", "torch " + torch.__version__, content["machine"]["date"], "GFLOP/s", "| both-full-3-3x3-8 |", "| both-camp-scalar-3x3-8 |", "| not measured |"): assert words in said
+    for words in ("threads", "torch " + torch.__version__, content["machine"]["date"], "GFLOP/s", "| both-full-3-3x3-8 |", "| both-camp-scalar-3x3-8 |",
+                  "| not measured |"):
+        assert words in said
     assert (tmp_path / "benchmark.png").read_bytes()[:4] == b"\x89PNG" and not list(tmp_path.glob(".*"))
 
 
-def test_what_does_not_fit_is_left_out_and_said(tmp_path, monkeypatch, rate):
+def test_what_does_not_fit_is_left_out_and_said(tmp_path, monkeypatch, no_clock):
     row = Row("both", 4, 4, 8)
-    assert "would take about" in bench.bench([row], tmp_path, minutes=0, progress=False)["rows"][0]["skipped"]["literal"]
-    monkeypatch.setattr(bench, "free_bytes", lambda device: 1e3)
-    found = bench.bench([row], tmp_path, progress=False)["rows"][0]
+    assert "would take about" in run.bench([row], tmp_path, minutes=0, progress=False)["rows"][0]["skipped"]["literal"]
+    monkeypatch.setattr(measure, "free_bytes", lambda device: 1e3)
+    found = run.bench([row], tmp_path, minutes=60, progress=False)["rows"][0]
     assert "would need about" in found["skipped"]["literal"] and found["seconds"]["literal"] == [] and found["seconds"]["engine"]
     assert "literal not run, would need about" in (tmp_path / "table.md").read_text()
 
 
 def test_a_measuring_process_that_fails_is_named():
-    with pytest.raises(RuntimeError, match="both-full-3-2x2-4, nothing, failed: KeyError"): bench.measure_peak(Row("both", 2, 2, 4), "nothing", "cpu")
+    with pytest.raises(RuntimeError, match="both-full-3-2x2-4, nothing, failed: KeyError"): measure.measure_peak(Row("both", 2, 2, 4), "nothing", "cpu")
+
+
+def test_the_command():
+    folder = Path(__file__).parent / "benchmarks"
+    said = subprocess.run([sys.executable, folder, "--help"], capture_output=True, text=True).stdout
+    for words in ("--quick", "--rows", "--minutes", "--compile", "--device", "--out", "python tests/benchmarks --quick", "what-direction-K"): assert words in said
+    wrong = subprocess.run([sys.executable, folder, "--rows", "stop-*"], capture_output=True, text=True)
+    assert wrong.returncode == 1 and wrong.stderr.startswith("no row fits 'stop-*'")
