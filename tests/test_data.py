@@ -1,33 +1,17 @@
-"Data sets on disk and batches: both conventions, HDF5, Karpathy's json, and every kind of bad input."
+"Data sets on disk and batches: both conventions, HDF5, and every kind of bad input."
 
-import json
+import itertools
 import multiprocessing
 import pickle
-import subprocess
-import sys
+import warnings
 
 import h5py
 import numpy as np
 import pytest
 import torch
 
-from cmr.captions import Vocabulary
-from cmr.data import (
-    CaptionPairs,
-    ImageCaptions,
-    Rows,
-    batches,
-    check_vocabulary,
-    collate,
-    convert,
-    open_split,
-    pad,
-    read_captions,
-    read_karpathy,
-    repeats,
-    splits,
-    write_split,
-)
+from cmr.data import CaptionPairs, ImageCaptions, Rows, Vocabulary, batches, check_vocabulary, collate, convert, open_split, pad, splits, write_split
+from cmr.data.datasets import batch_rows, read_captions, repeats
 
 N, M, F, K = 6, 3, 4, 5
 FEATURES = np.random.default_rng(0).normal(size=(N, M, F)).astype(np.float32)
@@ -85,7 +69,7 @@ def test_any_number_of_captions_and_regions(tmp_path, n, k, m, f):
 def test_features_are_mapped_not_loaded(tmp_path):
     write_scan(tmp_path)
     split = open_split(tmp_path, "train")
-    assert isinstance(split.features._array(), np.memmap)
+    assert isinstance(split.features.array(), np.memmap)
     assert not isinstance(split.features[0], np.memmap)
 
 
@@ -110,16 +94,6 @@ def test_one_damaged_row_among_repeated_ones(tmp_path, row):
     rows[row, 1, 2] += 1
     write_scan(tmp_path, "dev", rows)
     with pytest.raises(ValueError, match=r"dev_ims\.npy: most rows repeat"): open_split(tmp_path, "dev")
-
-
-def test_the_converter_finds_damage_where_the_quick_look_does_not(tmp_path):
-    n = 400
-    rows = np.random.default_rng(0).normal(size=(n, 1, 2)).astype(np.float32).repeat(5, axis=0)
-    rows[1003] += 1
-    write_scan(tmp_path, "dev", rows, [f"caption {i}" for i in range(5 * n)])
-    assert open_split(tmp_path, "dev").n_images == n
-    with pytest.raises(ValueError, match="rows 1000 and 1003 should be one image"): convert(tmp_path, tmp_path / "h5", progress=False)
-    assert list((tmp_path / "h5").iterdir()) == []
 
 
 def test_repeats():
@@ -351,97 +325,6 @@ def test_an_h5_without_its_parts(tmp_path):
     with pytest.raises(ValueError, match=r"x\.h5 lacks captions, image_of_caption"): open_split(tmp_path, "x")
 
 
-def test_scan_then_h5_then_h5_again(tmp_path):
-    write_scan(tmp_path)
-    convert(tmp_path, tmp_path / "a", progress=False)
-    convert(tmp_path / "a", tmp_path / "b", progress=False)
-    same(open_split(tmp_path / "b", "train"))
-
-
-def test_progress_is_shown(tmp_path, capsys):
-    convert(write_scan(tmp_path), tmp_path / "h5")
-    assert f"{N}/{N}" in capsys.readouterr().err
-
-
-MEASURE = """
-import sys
-import cmr.data
-def peak(): return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
-before = peak()
-cmr.data.convert(sys.argv[1], sys.argv[2], progress=False, max_bytes=4 * 2**20)
-print(peak() - before)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="counts a process's memory as Linux does")
-def test_the_converter_uses_little_memory(tmp_path):
-    n, m, f = 200, 36, 512                                        # 14 MiB of images, 70 MiB with the rows repeated
-    rows = np.lib.format.open_memmap(tmp_path / "dev_ims.npy", "w+", np.float32, (5 * n, m, f))
-    for i in range(n): rows[5 * i:5 * i + 5] = i
-    del rows
-    (tmp_path / "dev_caps.txt").write_text("".join(f"caption {i}\n" for i in range(5 * n)))
-    size = (tmp_path / "dev_ims.npy").stat().st_size / 2**20
-    grown = float(subprocess.run([sys.executable, "-c", MEASURE, tmp_path, tmp_path / "h5"], capture_output=True, text=True, check=True).stdout)
-    assert size > 65
-    assert grown < 35, f"{grown:.0f} MiB for blocks of 4 MiB"
-    assert open_split(tmp_path / "h5", "dev").features[n - 1].max() == n - 1
-
-
-# --- Karpathy's json
-
-def karpathy(path, **changes):
-    def image(i, split, *raw): return {"filename": f"{i}.jpg", "split": split, "sentids": [i], "sentences": [{"raw": r, "tokens": r.lower().split(), "sentid": i} for r in raw]}
-    images = [image(0, "train", "A red ball.", "a ball"), image(1, "val", "A kite"), image(2, "restval", "A boat"), image(3, "test", "A dog\nruns", "dog")]
-    path.write_text(json.dumps({"images": images, **changes}))
-    return path
-
-
-def test_read_karpathy(tmp_path):
-    found = read_karpathy(karpathy(tmp_path / "d.json"))
-    assert sorted(found) == ["dev", "test", "train"]
-    train = found["train"]
-    assert (train.ids, train.captions, train.image_of_caption.tolist(), train.rows.tolist()) == (["0.jpg", "2.jpg"], ["A red ball.", "a ball", "A boat"], [0, 0, 1], [0, 2])
-    assert found["test"].captions == ["A dog runs", "dog"]
-    only_tokens = karpathy(tmp_path / "t.json", images=[{"filename": "x.jpg", "split": "train", "sentences": [{"tokens": ["a", "dog"]}]}])
-    assert read_karpathy(only_tokens)["train"].captions == ["a dog"]
-
-
-@pytest.mark.parametrize("content", ["[]", "{}", '{"images": [{"split": "train"}]}', '{"images": [', '{"images": [{"filename": "x", "split": "train", "sentences": [{"raw": " ", "tokens": []}]}]}'])
-def test_no_karpathy(tmp_path, content):
-    (tmp_path / "d.json").write_text(content)
-    with pytest.raises(ValueError, match=r"d\.json is not Karpathy's json"): read_karpathy(tmp_path / "d.json")
-    with pytest.raises(FileNotFoundError, match="no json at"): read_karpathy(tmp_path / "none.json")
-
-
-@pytest.mark.parametrize("names", [None, ["2.jpg", "0.jpg", "3.jpg", "1.jpg"], ["2", "0", "3", "1"]])
-def test_convert_karpathy(tmp_path, names):
-    source, order = karpathy(tmp_path / "d.json"), [0, 1, 2, 3] if names is None else [2, 0, 3, 1]
-    np.save(tmp_path / "f.npy", FEATURES[order])
-    if names: (tmp_path / "names.txt").write_text("\n".join(names) + "\n")
-    written = convert(source, tmp_path / "h5", progress=False, features=tmp_path / "f.npy", ids=tmp_path / "names.txt" if names else None, max_bytes=1)
-    assert sorted(p.name for p in written) == ["dev.h5", "test.h5", "train.h5"]
-    same(open_split(tmp_path / "h5", "train"), FEATURES[[0, 2]], ["A red ball.", "a ball", "A boat"], [0, 0, 1])
-    same(open_split(tmp_path / "h5", "test"), FEATURES[[3]], ["A dog runs", "dog"], [0, 0])
-
-
-def test_convert_karpathy_with_features_for_each_split(tmp_path):
-    np.save(tmp_path / "train.npy", FEATURES[:2])
-    written = convert(karpathy(tmp_path / "d.json"), tmp_path / "h5", progress=False, features={"train": tmp_path / "train.npy"})
-    assert [p.name for p in written] == ["train.h5"]
-    same(open_split(tmp_path / "h5", "train"), FEATURES[:2], ["A red ball.", "a ball", "A boat"], [0, 0, 1])
-
-
-def test_karpathy_and_features_that_do_not_fit(tmp_path):
-    source = karpathy(tmp_path / "d.json")
-    np.save(tmp_path / "f.npy", FEATURES[:3])
-    with pytest.raises(ValueError, match="give features"): convert(source, tmp_path / "h5", progress=False)
-    with pytest.raises(ValueError, match=r"f\.npy has 3 rows"): convert(source, tmp_path / "h5", progress=False, features=tmp_path / "f.npy")
-    names = tmp_path / "names.txt"
-    for text, message in (("0.jpg\n1.jpg", "names 2 images"), ("0.jpg\n1.jpg\n7.jpg", r"does not name 2\.jpg")):
-        names.write_text(text)
-        with pytest.raises(ValueError, match=message): convert(source, tmp_path / "h5", progress=False, features=tmp_path / "f.npy", ids=names)
-
-
 # --- words
 
 def test_captions_of_unknown_words_only():
@@ -568,8 +451,29 @@ def test_rows_travel_to_other_processes(tmp_path, layout):
         process.join()
 
 
+@pytest.mark.parametrize("layout", ["npy", "repeated", "h5"])
+def test_slices_of_rows(tmp_path, layout):
+    write_scan(tmp_path, features=FEATURES.repeat(5, axis=0) if layout == "repeated" else FEATURES)
+    convert(tmp_path, tmp_path / "h5", progress=False)
+    rows = {"npy": lambda: Rows(tmp_path / "train_ims.npy"), "repeated": lambda: Rows(tmp_path / "train_ims.npy", step=5),
+            "h5": lambda: Rows(tmp_path / "h5" / "train.h5", "features")}[layout]()
+    ends = [None, *range(-N - 2, N + 3)]
+    for start, stop, stride in itertools.product(ends, ends, (None, 1, 2, 3, 7, -1, -2, -3, -7)):
+        index = slice(start, stop, stride)
+        np.testing.assert_array_equal(rows[index], FEATURES[index], err_msg=str(index))
+    rows[::-1][:] = 0                                             # a copy of one's own
+    np.testing.assert_array_equal(rows[::-1], FEATURES[::-1])
+
+
+def test_every_process_gets_its_part_of_a_batch():
+    order = np.random.default_rng(0).permutation(11)
+    assert batch_rows(order, 4, (0, 1)) == [order[:4].tolist(), order[4:8].tolist(), order[8:].tolist()]
+    assert [len(rows) for rows in batch_rows(order[:9], 4, (0, 1))] == [4, 4]      # a last batch of one is left out
+    halves = [batch_rows(order, 4, (rank, 2)) for rank in range(2)]
+    for a, b, whole in zip(*halves, (order[:4], order[4:8], order[8:10])): assert [*a, *b] == whole.tolist()
+
+
 def test_cut_captions_are_counted_once():
-    import warnings
     captions = ["a red dog", "a red dog runs home now", "a dog"]
     split = ImageCaptions(np.ones((3, 2, 4), "float32"), captions, [0, 1, 2], source="some.h5")
     for marks, most, cut in ((False, 3, 1), (False, 2, 2), (True, 5, 1), (False, 6, 0), (False, None, 0)):

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmr.captions import Vocabulary
-from cmr.data import batches, check_vocabulary, convert, open_split
+from cmr.data import Vocabulary, batches, check_vocabulary, convert, open_split
 
 HOME = os.environ.get("CMR_FLICKR8K")
 pytestmark = pytest.mark.skipif(not HOME, reason="CMR_FLICKR8K is not set: it names the folder with Flickr8K")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cmr.captions import END, MARKS, PAD, START, UNK, Vocabulary, tokenize, unknown_share, whole_file
+from cmr.data.vocabulary import END, MARKS, PAD, START, UNK, Vocabulary, tokenize, unknown_share
 
 CAPTIONS = ["A dog runs.", "A dog, a ball!", "The dog's ball"]
 
@@ -132,16 +132,14 @@ def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="no vocabulary at"): Vocabulary.load(tmp_path / "vocab.json")
 
 
-def test_a_write_broken_off_keeps_the_old_file(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    def fail():
-        with whole_file(path) as partial:
-            partial.write_text("ne")
-            raise OSError("No space left on device")
-    with pytest.raises(OSError, match="No space"): fail()
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+def test_a_write_broken_off_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "vocab.json"
+    Vocabulary(["dog"]).save(path)
+    def full(*_): raise OSError(28, "No space left on device")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match=r"vocab\.json: No space left on device; what was there before is still whole"): Vocabulary(["cat"]).save(path)
+    assert Vocabulary.load(path) == Vocabulary(["dog"])
+    assert [p.name for p in tmp_path.iterdir()] == ["vocab.json"]
 
 
 def test_unknown_share():

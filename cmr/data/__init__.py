@@ -1,0 +1,22 @@
+"""Captions and region features: vocabulary, splits, batches, and what others publish."""
+
+from cmr.data.datasets import (
+    Batch,
+    CaptionPairs,
+    ImageCaptions,
+    Rows,
+    batches,
+    check_vocabulary,
+    collate,
+    open_split,
+    pad,
+    read_captions,
+    splits,
+    write_split,
+)
+from cmr.data.importers import Karpathy, convert, convert_karpathy, read_karpathy
+from cmr.data.vocabulary import END, MARKS, PAD, START, UNK, Vocabulary, tokenize, unknown_share
+
+__all__ = ["END", "MARKS", "PAD", "START", "UNK", "Batch", "CaptionPairs", "ImageCaptions", "Karpathy", "Rows", "Vocabulary", "batches",
+           "check_vocabulary", "collate", "convert", "convert_karpathy", "open_split", "pad", "read_captions", "read_karpathy", "splits",
+           "tokenize", "unknown_share", "write_split"]
