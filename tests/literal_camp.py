@@ -40,20 +40,20 @@ def messages(V, T, p, attention=True):
     return [mixture(w, V) for w in over_regions], [mixture(w, T) for w in over_words], over_regions, over_words    # Eq. 3, 4
 
 
-def gate(x, told, gates="element"):
+def gate(x, message, gates="element"):
     "Eq. 5 and 7 for one fragment: d numbers, one number, or none at all."
     if gates is None: return torch.ones(len(x), dtype=x.dtype)
-    if gates == "scalar": return sigmoid(dot(x, told)) * torch.ones(len(x), dtype=x.dtype)
-    return torch.stack([sigmoid(x[k] * told[k]) for k in range(len(x))])
+    if gates == "scalar": return sigmoid(dot(x, message)) * torch.ones(len(x), dtype=x.dtype)
+    return torch.stack([sigmoid(x[k] * message[k]) for k in range(len(x))])
 
 
-def fused(x, told, p, gates="element", operation="sum", residual=True, fuse=True):
-    "Eq. 6 and 9 for one fragment and what it was told."
-    if not fuse: return told
-    g = gate(x, told, gates)
-    if operation == "sum": met = [g[k] * (x[k] + told[k]) for k in range(len(x))]
-    if operation == "product": met = [g[k] * (x[k] * told[k]) for k in range(len(x))]
-    if operation == "concat": met = [g[k] * x[k] for k in range(len(x))] + [g[k] * told[k] for k in range(len(x))]
+def fused(x, message, p, gates="element", operation="sum", residual=True, fuse=True):
+    "Eq. 6 and 9 for one fragment and its message."
+    if not fuse: return message
+    g = gate(x, message, gates)
+    if operation == "sum": met = [g[k] * (x[k] + message[k]) for k in range(len(x))]
+    if operation == "product": met = [g[k] * (x[k] * message[k]) for k in range(len(x))]
+    if operation == "concat": met = [g[k] * x[k] for k in range(len(x))] + [g[k] * message[k] for k in range(len(x))]
     y = torch.clamp(affine(p["linear.weight"], p["linear.bias"], torch.stack(met)), min=0)
     return y + x if residual else y
 
@@ -84,8 +84,8 @@ def hardest_bce(m):
 def camp_pair(V, T, p, **options):
     "Eq. 1-13 for one pair: the logit. p maps part to parameters: aggregation, image, text (F), image_pool, text_pool (lists of w), match."
     to_words, to_regions, _, _ = messages(V, T, p["aggregation"], options.pop("attention", True))
-    V = [fused(v, told, p["image"], **options) for v, told in zip(V, to_regions)]
-    T = [fused(t, told, p["text"], **options) for t, told in zip(T, to_words)]
+    V = [fused(v, message, p["image"], **options) for v, message in zip(V, to_regions)]
+    T = [fused(t, message, p["text"], **options) for t, message in zip(T, to_words)]
     return matching_logit(pooled(V, p["image_pool"]), pooled(T, p["text_pool"]), p["match"])
 
 
@@ -105,9 +105,9 @@ def released_pool(state, name, F):
     return mean([mixture(shares([s[k] for s in scores]), F) for k in range(len(scores[0]))])
 
 
-def released_fused(state, name, x, told, fusion):
-    g = sigmoid(dot(x, told))
-    met = g * (x + told) if fusion == "sum" else g * torch.cat([x, told])
+def released_fused(state, name, x, message, fusion):
+    g = sigmoid(dot(x, message))
+    met = g * (x + message) if fusion == "sum" else g * torch.cat([x, message])
     return torch.clamp(layer(state, name, met), min=0) + x
 
 
@@ -115,8 +115,8 @@ def released_pair(state, V, T, fusion):
     "One image's regions and one caption's words to the authors' score, a probability."
     keys = {"project_regions.weight": state["img_key_fc.weight"], "project_words.weight": state["txt_key_fc.weight"]}
     to_words, to_regions, _, _ = messages(V, T, keys)
-    v = released_pool(state, "reduce_layer_1", [released_fused(state, "fc_1.0", x, told, fusion) for x, told in zip(V, to_regions)])
-    t = released_pool(state, "reduce_layer_2", [released_fused(state, "fc_2.0", x, told, fusion) for x, told in zip(T, to_words)])
+    v = released_pool(state, "reduce_layer_1", [released_fused(state, "fc_1.0", x, message, fusion) for x, message in zip(V, to_regions)])
+    t = released_pool(state, "reduce_layer_2", [released_fused(state, "fc_2.0", x, message, fusion) for x, message in zip(T, to_words)])
     met = v + t if fusion == "sum" else torch.cat([v, t])
     return sigmoid(layer(state, "fc_out.3", torch.clamp(layer(state, "fc_out.0", met), min=0))[0])
 

@@ -4,7 +4,7 @@ import literal_camp as literal
 import pytest
 import torch
 
-from cmr.aggregation import MessageAggregation, facing, message
+from cmr.aggregation import MessageAggregation, facing
 from cmr.encoders import Fragments
 from cmr.fusion import GATES, OPERATIONS, GatedFusion, combine, gate, gated
 
@@ -20,19 +20,19 @@ def made(form, d=6, seed=1):
 
 
 def met(d=6, seed=2):
-    "Fragments (3, 1, 4, d) and what they were told by 2 others (3, 2, 4, d)."
+    "Fragments (3, 1, 4, d) and a message from each of 2 others (3, 2, 4, d)."
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(3, k, 4, d, generator=generator, dtype=torch.float64) for k in (1, 2)]
 
 
 @forms
 def test_every_fragment_is_its_equation(form):
-    fusion, (x, told) = made(form), met()
-    found, p = fusion(x, told), {name: w.detach() for name, w in fusion.named_parameters()}
-    assert found.shape == told.shape
+    fusion, (x, messages) = made(form), met()
+    found, p = fusion(x, messages), {name: w.detach() for name, w in fusion.named_parameters()}
+    assert found.shape == messages.shape
     for i in range(3):
         for j in range(2):
-            for k in range(4): assert (found[i, j, k] - literal.fused(x[i, 0, k], told[i, j, k], p, **form)).abs().max() < 1e-10
+            for k in range(4): assert (found[i, j, k] - literal.fused(x[i, 0, k], messages[i, j, k], p, **form)).abs().max() < 1e-10
 
 
 @pytest.mark.parametrize("attention", [True, False])
@@ -49,26 +49,26 @@ def test_messages_and_fusion_together(form, attention):
     p, p_v, p_t = ({name: w.detach() for name, w in part.named_parameters()} for part in (post, by_image, by_word))
     for i, j in ((0, 0), (1, 3), (2, 2)):
         to_words, to_regions, _, _ = literal.messages(V[i], T[j], p, attention)
-        for k, told in enumerate(to_regions): assert (fused_regions[i, j, k] - literal.fused(V[i][k], told, p_v, **form)).abs().max() < 1e-10
-        for k, told in enumerate(to_words): assert (fused_words[i, j, k] - literal.fused(T[j][k], told, p_t, **form)).abs().max() < 1e-10
+        for k, message in enumerate(to_regions): assert (fused_regions[i, j, k] - literal.fused(V[i][k], message, p_v, **form)).abs().max() < 1e-10
+        for k, message in enumerate(to_words): assert (fused_words[i, j, k] - literal.fused(T[j][k], message, p_t, **form)).abs().max() < 1e-10
 
 
 @forms
 def test_axes_broadcast_and_order_changes_nothing(form):
-    fusion, (x, told) = made(form), met()
-    found = fusion(x, told)
-    assert (fusion(x.expand_as(told), told) - found).abs().max() < 1e-12
+    fusion, (x, messages) = made(form), met()
+    found = fusion(x, messages)
+    assert (fusion(x.expand_as(messages), messages) - found).abs().max() < 1e-12
     for where in ([2, 0, 1], (slice(None), [1, 0]), (slice(None), slice(None), [3, 1, 0, 2])):
-        assert (fusion(x.expand_as(told)[where], told[where]) - found[where]).abs().max() < 1e-12
+        assert (fusion(x.expand_as(messages)[where], messages[where]) - found[where]).abs().max() < 1e-12
 
 
 @forms
 def test_gradient(form):
-    fusion, (x, told) = made(form, d=3), met(d=3)
+    fusion, (x, messages) = made(form, d=3), met(d=3)
     names = [name for name, _ in fusion.named_parameters()]
 
-    def of(x, told, *weights): return torch.func.functional_call(fusion, dict(zip(names, weights)), (x, told))
-    assert torch.autograd.gradcheck(of, [y.detach().requires_grad_() for y in (x, told, *fusion.parameters())])
+    def of(x, messages, *weights): return torch.func.functional_call(fusion, dict(zip(names, weights)), (x, messages))
+    assert torch.autograd.gradcheck(of, [y.detach().requires_grad_() for y in (x, messages, *fusion.parameters())])
 
 
 def again(fusion, **changed):
@@ -79,65 +79,51 @@ def again(fusion, **changed):
 
 
 def test_no_gates_are_open_gates():
-    fusion, (x, told) = made({}), met()
-    wide_open = fusion.finish(x, fusion.linear(x + told))
-    assert (again(fusion, gates=None)(x, told) - wide_open).abs().max() < 1e-12
-    assert (fusion(x, told) - wide_open).abs().max() > .1
+    fusion, (x, messages) = made({}), met()
+    wide_open = fusion.linear(x + messages).relu() + x
+    assert (again(fusion, gates=None)(x, messages) - wide_open).abs().max() < 1e-12
+    assert (fusion(x, messages) - wide_open).abs().max() > .1
 
 
 def test_no_residual_is_the_same_without_the_fragment():
     for form in FORMS[:-1]:
-        fusion, (x, told) = made({**form, "residual": True}), met()
-        assert (again(fusion, residual=False)(x, told) + x - fusion(x, told)).abs().max() < 1e-12
+        fusion, (x, messages) = made({**form, "residual": True}), met()
+        assert (again(fusion, residual=False)(x, messages) + x - fusion(x, messages)).abs().max() < 1e-12
 
 
 def test_one_feature_has_one_gate():
-    x, told = met(d=1)
-    assert (gate(x, told) - gate(x, told, "scalar")).abs().max() < 1e-12
+    x, messages = met(d=1)
+    assert (gate(x, messages) - gate(x, messages, "scalar")).abs().max() < 1e-12
     assert gate(*met()).shape == (3, 2, 4, 6) and gate(*met(), "scalar").shape == (3, 2, 4, 1) and gate(*met(), None).tolist() == [1]
 
 
 def test_concatenation_with_equal_halves_is_the_sum():
-    fusion, (x, told) = made({}), met()
+    fusion, (x, messages) = made({}), met()
     both = GatedFusion(6, operation="concat").double()
     both.load_state_dict({"linear.weight": torch.cat([fusion.linear.weight] * 2, 1).detach(), "linear.bias": fusion.linear.bias.detach()})
-    assert (both(x, told) - fusion(x, told)).abs().max() < 1e-12
-    assert combine(x, told, "concat").shape == (3, 2, 4, 12) and (combine(x, told, "product") - x * told).abs().max() == 0
+    assert (both(x, messages) - fusion(x, messages)).abs().max() < 1e-12
+    assert combine(x, messages, "concat").shape == (3, 2, 4, 12) and (combine(x, messages, "product") - x * messages).abs().max() == 0
 
 
 def test_without_fusion_the_message_goes_on_and_nothing_is_learnt():
-    fusion, (x, told) = made(dict(fuse=False)), met()
-    assert fusion(x, told).equal(told) and not list(fusion.parameters())
+    fusion, (x, messages) = made(dict(fuse=False)), met()
+    assert fusion(x, messages).equal(messages) and not list(fusion.parameters())
 
 
 def test_a_shut_gate_keeps_the_other_side_out():
-    x, told = (torch.full((1, 6), s, dtype=torch.float64) for s in (50., -50.))
+    x, messages = (torch.full((1, 6), s, dtype=torch.float64) for s in (50., -50.))
     for gates in GATES:
         fusion = made(dict(gates=gates))
-        assert (fusion(x, told) - (fusion.linear.bias.relu() + x)).abs().max() < 1e-12
-        assert (fusion(x, told) - fusion(x, 2 * told)).abs().max() < 1e-12
-
-
-@forms
-def test_halves_and_join_are_the_forward_pass(form):
-    fusion = made(form)
-    torch.manual_seed(5)
-    V, T, weights = torch.randn(3, 1, 4, 6).double(), torch.randn(1, 2, 5, 6).double(), torch.rand(3, 2, 4, 5).double()
-    told = message(weights, T)
-    if not fusion.fuse or fusion.kind == "element" or fusion.operation == "product":
-        with pytest.raises(ValueError, match="can't be computed for each side alone"): fusion.halves()
-        return
-    for_x, for_message = fusion.halves()
-    apart = fusion.join(V, V @ for_x.T, message(weights, T @ for_message.T), fusion.gates(V, told))
-    assert (apart - fusion(V, told)).abs().max() < 1e-10
+        assert (fusion(x, messages) - (fusion.linear.bias.relu() + x)).abs().max() < 1e-12
+        assert (fusion(x, messages) - fusion(x, 2 * messages)).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("operation", ["concat", "sum"])
 def test_the_released_codes_fusion(operation):
     state = literal.released_states(d=6, fusion=operation)[2]
-    fusion, (x, told) = GatedFusion(6, "scalar", operation).double(), met()
+    fusion, (x, messages) = GatedFusion(6, "scalar", operation).double(), met()
     fusion.load_state_dict({"linear.weight": state["fc_1.0.weight"], "linear.bias": state["fc_1.0.bias"]})
-    assert (fusion(x, told)[2, 1, 3] - literal.released_fused(state, "fc_1.0", x[2, 0, 3], told[2, 1, 3], operation)).abs().max() < 1e-10
+    assert (fusion(x, messages)[2, 1, 3] - literal.released_fused(state, "fc_1.0", x[2, 0, 3], messages[2, 1, 3], operation)).abs().max() < 1e-10
 
 
 def test_huge_products_stay_finite():
@@ -150,8 +136,8 @@ def test_huge_products_stay_finite():
 
 
 def test_bad_input():
-    x, told = met()
+    x, messages = met()
     with pytest.raises(ValueError, match="gates='vector'.*element, scalar, or None"): GatedFusion(4, "vector")
-    with pytest.raises(ValueError, match="gates='no'.*element, scalar, or None"): gate(x, told, "no")
+    with pytest.raises(ValueError, match="gates='no'.*element, scalar, or None"): gate(x, messages, "no")
     with pytest.raises(ValueError, match="operation='mean'.*sum, concat, product"): GatedFusion(4, operation="mean")
-    with pytest.raises(ValueError, match="operation='mean'.*sum, concat, product"): gated(x, told, gate(x, told), "mean")
+    with pytest.raises(ValueError, match="operation='mean'.*sum, concat, product"): gated(x, messages, gate(x, messages), "mean")

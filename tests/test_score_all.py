@@ -12,13 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
-import cmr.training
-from cmr.cli import app, as_bytes
 from cmr.encoders import Fragments
+from cmr.fast import score_all, scoring
 from cmr.imram import IMRAM
-from cmr.matcher import VSE, score_all
+from cmr.matcher import VSE
 from cmr.recall import report
 
 SMALL = 80_000  # bytes: many tiles
@@ -43,15 +41,26 @@ def sides(): return side(30, 5, seed=1), side(70, 7, seed=2)
 class Stop(Exception): pass
 
 
-def stops(model, calls, error=Stop):
-    "The same model, which raises at a call of `score`."
-    score, left = model.score, [calls]
+def watched(scores_of):
+    "The same, which calls a model's `before_tile` first, where it has one."
+    def scores(model, *more):
+        getattr(model, "before_tile", lambda: None)()
+        return scores_of(model, *more)
+    return scores
 
-    def limited(images, captions):
+
+@pytest.fixture(autouse=True)
+def tiles_are_watched(monkeypatch): monkeypatch.setattr(scoring, "scores_of", watched(scoring.scores_of))
+
+
+def stops(model, calls, error=Stop):
+    "The same model, of which a tile cannot be scored any more after so many."
+    left = [calls]
+
+    def before_tile():
         left[0] -= 1
         if left[0] < 0: raise error("stopped")
-        return score(images, captions)
-    model.score = limited
+    model.before_tile = before_tile
     return model
 
 
@@ -73,8 +82,8 @@ def test_the_file_is_the_matrix(sides, tmp_path):
     assert sorted(p.name for p in out.parent.iterdir()) == ["s.npy", "s.npy.json"]
     stored = np.load(out, allow_pickle=False)
     assert stored.dtype == np.float32 and np.array_equal(stored, whole.numpy())
-    owners = np.arange(70) % 30
-    assert report(found, owners) == report(whole, owners)
+    image_of_caption = np.arange(70) % 30
+    assert report(found, image_of_caption) == report(whole, image_of_caption)
     again = score_all(never(imram()), *sides, out=str(out))                       # whole: opened, nothing is computed
     assert torch.equal(again, whole)
     again[:] = 0                                                                  # what comes back is not the file
@@ -97,8 +106,7 @@ def test_cut_off_and_gone_on_with(sides, after, error, tmp_path):
     with pytest.raises(error): score_all(stops(imram(), after, error), *sides, max_bytes=SMALL, out=out)
     assert notes(out)["done"] == after and not out.exists()
     rest, calls = imram(), []
-    score = rest.score
-    rest.score = lambda *both: calls.append(1) or score(*both)
+    rest.before_tile = lambda: calls.append(1)
     assert torch.equal(score_all(rest, *sides, max_bytes=SMALL, out=out), whole)
     a, b = notes(out)["tile"]
     assert len(calls) == -(-30 // a) * -(-70 // b) - after and (a, b) != (30, 70)
@@ -119,8 +127,21 @@ def test_what_does_not_matter(sides, tmp_path):
     out, (images, captions) = tmp_path / "s.npy", sides
     with pytest.raises(Stop): score_all(stops(imram(), 3), images, captions, max_bytes=SMALL, out=out)
     nudged = Fragments(captions.values * (1 + 1e-6 * torch.randn(captions.values.shape)), captions.mask)
-    found = score_all(imram(engine=False), images.padded(9), nudged, max_bytes=SMALL, out=out)
+    found = score_all(imram(), images.padded(9), nudged, max_bytes=SMALL, out=out, engine=False)
     assert torch.allclose(found, imram().score(images, captions), atol=1e-3)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_files_of_earlier_versions_are_gone_on_with(sides, finished, tmp_path):
+    "They name arguments that models had then and that change no score."
+    out, whole = tmp_path / "s.npy", score_all(imram(), *sides, max_bytes=SMALL)
+    if finished: score_all(imram(), *sides, max_bytes=SMALL, out=out)
+    else:
+        with pytest.raises(Stop): score_all(stops(imram(), 3), *sides, max_bytes=SMALL, out=out)
+    old = notes(out)
+    old["settings"] |= {"engine": True, "max_words": 50}
+    Path(f"{out}.json").write_text(json.dumps(old))
+    assert torch.equal(score_all(imram(), *sides, out=out), whole)
 
 
 def others(images, captions):
@@ -194,7 +215,7 @@ def test_left_behind_by_a_start_that_was_killed(sides, tmp_path):
 
 def test_no_room_on_the_disk_is_said_at_once(tmp_path):
     resource = pytest.importorskip("resource", reason="file size limits are a Unix matter")
-    code = ("import resource, sys, torch; from cmr.matcher import VSE, score_all; from cmr.encoders import Fragments\n"
+    code = ("import resource, sys, torch; from cmr.fast import score_all; from cmr.matcher import VSE; from cmr.encoders import Fragments\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6)); x = Fragments(torch.ones(1000, 1, 8), torch.ones(1000, 1, dtype=torch.bool))\n"
             "score_all(VSE(4, 10, embed_dim=8), x, x, out=sys.argv[1])")
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s.npy")], check=False, capture_output=True, text=True)
@@ -205,14 +226,12 @@ def test_no_room_on_the_disk_is_said_at_once(tmp_path):
 KILLED = """
 import sys, time, torch
 sys.path.insert(0, sys.argv[1])
-from test_score_all import SMALL, imram, score_all, side
-model, sides = imram(), (side(30, 5, seed=1), side(70, 7, seed=2))
-score, calls = model.score, []
-def slow(images, captions):
+from test_score_all import SMALL, imram, score_all, scoring, side, watched
+model, sides, calls = imram(), (side(30, 5, seed=1), side(70, 7, seed=2)), []
+def slow():
     calls.append(1)
     time.sleep(0.004)
-    return score(images, captions)
-model.score = slow
+model.before_tile, scoring.scores_of = slow, watched(scoring.scores_of)
 score_all(model, *sides, max_bytes=SMALL, progress=False, out=sys.argv[2])
 print(len(calls))
 """
@@ -328,6 +347,7 @@ def test_other_errors_are_not_taken_for_it(vectors):
 # --- the command
 
 def test_sizes_as_people_write_them():
+    from cmr.cli import as_bytes
     sizes = {"500MB": 5 * 10**8, "2GB": 2 * 10**9, "1.5 GiB": 3 * 2**29, ".5gb": 5 * 10**8, "64kib": 2**16, "800b": 800, None: None}
     assert {size: as_bytes(size) for size in sizes} == sizes
     for size in ("", "2", "GB", "-1GB", "2 gigs", "1e3MB", "1.2.3MB"):
@@ -335,11 +355,14 @@ def test_sizes_as_people_write_them():
 
 
 def test_evaluate_hands_on_file_and_bound(tmp_path, monkeypatch):
+    import cmr.training
+    from cmr.cli import app
     given, model = [], Path(__file__).parent.parent / "data" / "sample"
 
     def evaluate(*args, **more):
         given.append((args[4], more))
         return "the report", torch.zeros(24, 120)
+    from typer.testing import CliRunner
     monkeypatch.setattr(cmr.training, "evaluate", evaluate)
     words = ["evaluate", str(model / "imram"), "--data", str(model), "--split", "sample", "--device", "cpu"]
     said = [CliRunner().invoke(app, words + more) for more in ([], ["--scores", str(tmp_path / "s.npy"), "--max-memory", "1.5GB"], ["--max-memory", "much"])]

@@ -6,14 +6,17 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from sample_matcher import BestWord, a_split, model_of, raw
+from sample_matcher import WORDS, BestWord, a_split, model_of, raw
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cmr.data import Vocabulary
+from cmr.attention import SCAN
+from cmr.camp import CAMP
+from cmr.data.vocabulary import Vocabulary
 from cmr.encoders import Fragments
-from cmr.fast import encode_all, score_all
-from cmr.fast.scoring import tile_shape
+from cmr.fast import encode_all, floats_per_pair, score_all, tile_shape
+from cmr.fast.scoring import default_bytes, tile_bytes
+from cmr.imram import IMRAM
 from cmr.matcher import VSE
 from cmr.training import standardise_from
 
@@ -67,7 +70,7 @@ def fragments(kind, dtype, **sizes):
 def test_tiles_change_nothing(kind):
     model, images, captions = fragments(kind, F64, images=13, captions=29)
     whole, shapes = model.score(images, captions), set()
-    for bound in np.geomspace(300 if kind is VSE else 3000, 2e6, 25).astype(int).tolist():
+    for bound in np.geomspace(300 if kind is VSE else 5000, 2e6, 25).astype(int).tolist():
         shapes.add(tile_shape(model, images, captions, bound))
         assert (score_all(model, images, captions, max_bytes=bound, progress=False) - whole).abs().max() < 1e-10
     assert len(shapes) > 6 and (13, 29) in shapes
@@ -91,54 +94,54 @@ def test_a_score_that_depends_on_the_tile_is_noticed():
     assert (score_all(model, images, captions, max_bytes=8000) - model.score(images, captions)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name,engine", [("VSE", None), ("BestWord", None), ("SCAN", False), ("SCAN", True), ("IMRAM", False), ("IMRAM", True)])
-@pytest.mark.parametrize("tile", [(15, 25), (8, 7), (2, 3), (1, 1)])
-def test_measured_memory_stays_within_the_bound(name, engine, tile):
+FORMS = [(VSE, {}), (BestWord, {}), (SCAN, {}), (IMRAM, {}), (CAMP, {}), (CAMP, {"interaction": False}), (CAMP, {"variant": "released"})]
+
+
+@pytest.mark.parametrize("engine", [True, False])
+@pytest.mark.parametrize("kind,args", FORMS, ids=str)
+@pytest.mark.parametrize("tile,rows", [((15, 25), (30, 50)), ((8, 7), (30, 50)), ((2, 3), (7, 10)), ((1, 1), (4, 5))])
+def test_measured_memory_stays_within_the_bound(kind, args, engine, tile, rows):
     "Copies of both sides, what `score` makes of them, and its scores, counted at every operation; in the plain form and by the engine."
-    model = matcher_class(name)(4, 10, embed_dim=32, word_dim=4).eval()
-    if engine is not None: model.engine = engine
-    features, tokens, lengths, mask = raw(images=30, captions=50, m=12, n=9)
+    model = kind(4, 10, embed_dim=32, word_dim=4, **args).eval()
+    features, tokens, lengths, mask = raw(images=rows[0], captions=rows[1], m=12, n=9)
     with torch.no_grad(): images, captions = model.encode_images(features, mask), model.encode_captions(tokens, lengths)
-    bound = _tile_bytes(model, images, captions, *tile)
-    result_and_order = 30 * 50 * 4 + 50 * 8 * 3
+    bound = tile_bytes(model, images, captions, *tile, engine)
+    result_and_order = rows[0] * rows[1] * 4 + rows[1] * 8 * 3
     with PeakMemory(images.values, images.mask, captions.values, captions.mask, *model.parameters()) as memory:
-        score_all(model, images, captions, max_bytes=bound, progress=False)
+        score_all(model, images, captions, max_bytes=bound, progress=False, engine=engine)
     assert memory.peak - result_and_order <= bound
-    assert tile_shape(model, images, captions, bound) != (30, 50)
+    assert tile_shape(model, images, captions, bound, engine) != rows
 
 
 def test_one_pair_must_fit():
     model, images, captions = fragments(BestWord, torch.float32)
-    need = 4 * (5 * 8 + 6 * 8 + 1 + model.floats_per_pair(5, 6))
+    need = 4 * (5 * 8 + 6 * 8 + 1 + floats_per_pair(model, 5, 6, 8))
     assert tile_shape(model, images, captions, need) == (1, 1)
     with pytest.raises(ValueError, match=f"needs about {need:,} bytes, max_bytes is {need - 1:,}"):
         score_all(model, images, captions, max_bytes=need - 1)
     with pytest.raises(ValueError, match="max_bytes is 0"): score_all(model, images, captions, max_bytes=0)
 
 
-@pytest.mark.parametrize("name,engine", [("SCAN", False), ("SCAN", True), ("IMRAM", False), ("IMRAM", True)])
-def test_one_pair_must_fit_in_both_forms(name, engine):
-    kind = matcher_class(name)
-    model, images, captions = fragments(kind, torch.float32)
-    model.engine = engine
-    need = 4 * (5 * 8 + 6 * 8 + 1 + model.floats_per_tile(1, 1, 5, 6))
-    assert tile_shape(model, images, captions, need) == (1, 1)
+@pytest.mark.parametrize("engine", [True, False])
+@pytest.mark.parametrize("kind", [SCAN, IMRAM, CAMP])
+def test_one_pair_must_fit_in_both_forms(kind, engine):
+    model, images, captions = fragments(kind, F64)
+    need = tile_bytes(model, images, captions, 1, 1, engine)
+    assert tile_shape(model, images, captions, need, engine) == (1, 1)
     whole = score_all(model, images, captions, max_bytes=2**24, progress=False)
-    assert torch.allclose(score_all(model, images, captions, max_bytes=need, progress=False), whole, atol=1e-5)
+    assert torch.allclose(score_all(model, images, captions, max_bytes=need, progress=False, engine=engine), whole, atol=1e-10)
     with pytest.raises(ValueError, match=f"needs about {need:,} bytes, max_bytes is {need - 1:,}: allow more"):
-        score_all(model, images, captions, max_bytes=need - 1)
+        score_all(model, images, captions, max_bytes=need - 1, engine=engine)
 
 
 def test_the_default_bound(monkeypatch):
     "A quarter of what is free, at most 32 MiB on a CPU for a form that fills tables, 256 MiB for the engine; no tile above 2^18 pairs."
     free = 2**40
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": free}))
-    scan = matcher_class("SCAN")(4, 10, embed_dim=8, word_dim=4)
-    assert _default_bytes(scan) == 2**28 and _default_bytes(model_of(BestWord)) == 2**25
-    scan.engine = False
-    assert _default_bytes(scan) == 2**25
+    scan = model_of(SCAN)
+    assert default_bytes(scan) == 2**28 and default_bytes(model_of(BestWord)) == default_bytes(scan, engine=False) == 2**25
     free = 2**20
-    assert _default_bytes(scan) == 2**18
+    assert default_bytes(scan) == 2**18
     model = model_of(VSE)
     many = Fragments(torch.zeros(1, 1, 8).expand(100_000, 1, 8), torch.ones(1, 1, dtype=torch.bool).expand(100_000, 1))
     a, b = tile_shape(model, many, many, 2**60)

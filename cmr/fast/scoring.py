@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import singledispatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import psutil
@@ -22,12 +22,11 @@ from tqdm.auto import tqdm
 
 from cmr.attention import AttentionMatcher
 from cmr.camp import CAMP
+from cmr.data import ImageCaptions, Vocabulary, pad
 from cmr.encoders import Fragments
 from cmr.fast.sparse import as_written, plan, scores_of
 from cmr.files import atomic_write, digest
 from cmr.matcher import VSE, Matcher
-
-if TYPE_CHECKING: from cmr.data import ImageCaptions, Vocabulary
 
 
 @contextmanager
@@ -60,7 +59,6 @@ def encode_all(
     progress: bool = True,  # show bars where it takes more than two seconds
 ) -> tuple[Fragments, Fragments]: # N images and C captions, on the CPU
     "Encode each image and each caption of a split once. ValueError as `split.block`, `split.encode` and the encoders raise it."
-    from cmr.data import pad
     images, captions = [], []
     tokens, at = split.encode(vocabulary)
     with evaluating(model):

@@ -282,6 +282,7 @@ def again(
     "Score once more what the loss depends on: single pairs where they are few, else everything."
     seen = slope if slope.dim() == 2 else slope.flatten(2).ne(0).any(2)
     room, (rows, columns) = pairs_at_once(plan, images, captions, True), seen.nonzero(as_tuple=True)
+    if not len(rows): return iter(())
     if 4 * len(rows) > seen.numel(): return all_again(plan, images, captions, slope, room)
     return pairs_again(plan, images, captions, slope, rows, columns, room)
 
