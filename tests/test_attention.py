@@ -4,9 +4,13 @@ import literal_imram as literal
 import pytest
 import torch
 
-from cmr.attention import SCAN, attend, fragment_scores, pool, released_normalize
+from cmr.attention import SCAN, attend, clip, fragment_scores, pool, released_normalize, sharpen, similarities
 from cmr.encoders import Fragments
-from cmr.matcher import MATCHERS, matcher_class, score_all
+from cmr.fast import score_all
+from cmr.fast.scoring import tile_bytes
+from cmr.matcher import MODELS
+from cmr.saving import model_class
+from cmr.testing import check_matcher
 
 
 def ragged(lengths, d=4, seed=0):
@@ -41,6 +45,25 @@ def test_later_steps_have_their_own_queries_for_every_response(sides):
     assert same(once[0], copied[0]) and same(once[1], copied[1])
     stretched = attend(7 * captions.values[None], images.values, captions.mask, images.mask)
     assert same(stretched[0], once[0])  # the paper's form is a cosine: length does not matter
+
+
+def test_sharpen_goes_over_queries_and_past_padding():
+    z = torch.tensor([[[[0.8, 0.96, -0.8], [0.0, 0.8, 0.0], [7.0, 7.0, 7.0]]]], dtype=torch.float64)  # the third query is padding
+    found = sharpen(z, torch.tensor([[True, True, False]]))
+    by_hand = [[1.0, 0.96 / (0.96**2 + 0.8**2) ** 0.5, 0.0], [0.0, 0.8 / (0.96**2 + 0.8**2) ** 0.5, 0.0], [0.0, 0.0, 0.0]]
+    assert same(found[0, 0], torch.tensor(by_hand, dtype=torch.float64), 1e-12)
+    assert same(clip(z[0, 0, :2], 0), found[0, 0, :2], 1e-12)
+
+
+def test_similarities_are_cosines_or_products(sides):
+    (images, V), (captions, T) = sides
+    long = 3 * captions.values[None]
+    for variant, of in (("paper", literal.cos), ("released", lambda x, y: 3 * literal.dot(x, y))):
+        z = similarities(long, images.values, variant)
+        assert z.shape == (3, 4, 5, 4)
+        for i, v in enumerate(V):
+            for j, t in enumerate(T):
+                assert same(z[i, j, :len(t), :len(v)], torch.tensor([[of(x, y) for y in v] for x in t], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("direction", ["text", "image"])
@@ -87,9 +110,10 @@ def test_padding_order_and_tiles_change_nothing(sides, variant, direction):
     assert same(model.score(wider, longer), scores, 1e-12)
     order, turn = torch.tensor([2, 0, 1]), torch.tensor([3, 1, 0, 2])
     assert same(model.score(images[order], captions[turn]), scores[order][:, turn], 1e-12)
-    for parts in (1, 2, 5):
-        bound = 8 * (4 * 4 * 3 + 5 * 4 * 4 + model.floats_per_pair(4, 5) * 12) // parts + 600
-        assert same(score_all(model, images, captions, max_bytes=bound, progress=False), scores, 1e-12)
+    for engine in (True, False):
+        for tile in ((3, 4), (2, 2), (1, 1)):
+            bound = tile_bytes(model, images, captions, *tile, engine)
+            assert same(score_all(model, images, captions, max_bytes=bound, progress=False, engine=engine), scores, 1e-12)
 
 
 def test_pool_worked_by_hand():
@@ -121,4 +145,8 @@ def test_wrong_arguments_are_named(wrong):
 
 
 def test_scan_is_registered_and_its_base_is_not():
-    assert matcher_class("scan") is SCAN and "attentionmatcher" not in MATCHERS
+    assert model_class("scan") is SCAN and "attentionmatcher" not in MODELS
+
+
+@pytest.mark.parametrize("options", [{}, {"direction": "image", "pooling": "lse"}, {"variant": "released"}])
+def test_scan_holds_what_every_matcher_must(options): check_matcher(SCAN, **options)

@@ -7,10 +7,15 @@ import pytest
 import torch
 from test_attention import ragged, same
 
+from cmr.attention import SCAN
 from cmr.encoders import Fragments
-from cmr.imram import DIRECTIONS, IMRAM, RAM, match_steps
-from cmr.matcher import Matcher, matcher_class, score_all
+from cmr.fast import pair_scores, score_all
+from cmr.fast.scoring import tile_bytes
+from cmr.imram import DIRECTIONS, IMRAM, RAM, direction_scores, match_steps
+from cmr.matcher import Matcher
 from cmr.memory import MEMORIES
+from cmr.saving import model_class
+from cmr.testing import check_matcher
 
 
 def build(seed=0, **options):
@@ -20,8 +25,8 @@ def build(seed=0, **options):
 
 def parameters(model):
     "direction -> the memory's parameters, by the names the literal uses."
-    return {side: {k: p.detach().clone().requires_grad_() for k, p in ram.memory.named_parameters()} if ram.memory else None
-            for side, ram in model.ram.items()}
+    return {direction: {k: p.detach().clone().requires_grad_() for k, p in ram.memory.named_parameters()} if ram.memory else None
+            for direction, ram in model.ram.items()}
 
 
 def literal_scores(model, V, T, name, p):
@@ -57,8 +62,8 @@ def test_gradients_are_the_literals(sides, name):
     for i, v in enumerate(V):
         assert same(images.values.grad[i, :len(v)], v.grad)
         assert (images.values.grad[i, len(v):] == 0).all()
-    for side, ram in model.ram.items():
-        for key, q in ram.memory.named_parameters(): assert same(q.grad, p[side][key].grad)
+    for direction, ram in model.ram.items():
+        for key, q in ram.memory.named_parameters(): assert same(q.grad, p[direction][key].grad)
 
 
 @pytest.mark.parametrize("direction,variant", list(itertools.product(DIRECTIONS, ("paper", "released"))))
@@ -80,8 +85,10 @@ def test_padding_order_and_tiles_change_nothing(sides, direction, variant):
     assert same(model.score(wider, longer), scores, 1e-12)
     order = torch.tensor([2, 0, 1])
     assert same(model.score(images[order], captions[order.flip(0)]), scores[order][:, order.flip(0)], 1e-12)
-    for bound in (10_000, 20_000, 10 ** 8):
-        assert same(score_all(model, images, captions, max_bytes=bound, progress=False), scores, 1e-12)
+    for engine in (True, False):
+        for tile in ((3, 3), (2, 1), (1, 1)):
+            bound = tile_bytes(model, images, captions, *tile, engine)
+            assert same(score_all(model, images, captions, max_bytes=bound, progress=False, engine=engine), scores, 1e-12)
 
 
 def test_ram_is_equation_8_and_the_loop_is_equation_9(sides):
@@ -101,11 +108,10 @@ def test_the_last_memory_update_is_not_made(sides):
     model, calls = build(direction="text"), []
     memory = model.ram["text"].memory
     memory.register_forward_hook(lambda *_: calls.append(1))
-    model.plain_score(images, captions)
+    model.score(images, captions)
     assert len(calls) == 2
     calls.clear()
-    joined, memory.join = memory.join, lambda *parts: calls.append(1) or joined(*parts)
-    model.score(images, captions)
+    for made, _ in enumerate(match_steps(model.ram["text"], captions, images, 3)): assert len(calls) == made  # a step is made when it is asked for
     assert len(calls) == 2
 
 
@@ -130,7 +136,7 @@ def test_a_model_is_trained_saved_and_found_again(tmp_path):
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
     model.save_pretrained(tmp_path)
     again = Matcher.from_pretrained(tmp_path)
-    assert type(again) is matcher_class("imram") is IMRAM and torch.equal(again(*batch), model(*batch))
+    assert type(again) is model_class("imram") is IMRAM and torch.equal(again(*batch), model(*batch))
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"steps": -1}, {"steps": 1.5}, {"direction": "both"}, {"memory": "lstm"},
@@ -147,15 +153,37 @@ def test_pairs_are_the_diagonal_of_all_pairs(sides, direction, variant, steps):
     (images, _), (captions, _) = sides
     model = build(direction=direction, variant=variant, steps=steps)
     i, c = torch.tensor([0, 2, 2, 1]), torch.tensor([1, 1, 0, 2])
-    same(model.score_pairs(images[i], captions[c]), model.score(images, captions)[i, c])
+    scores = model.score(images, captions)
+    for engine in (True, False): assert same(pair_scores(model, images[i], captions[c], engine), scores[i, c])
+    assert all(same(model.score(images[[a]], captions[[b]])[0, 0], scores[a, b]) for a, b in zip(i.tolist(), c.tolist()))
 
 
 def test_one_step_of_words_is_scan():
-    from cmr.attention import SCAN
     torch.manual_seed(0)
     scan = SCAN(3, 9, 4, 3, direction="text", pooling="mean").double()
     torch.manual_seed(0)
     imram = IMRAM(3, 9, 4, 3, steps=1, direction="text").double()
     assert all(torch.equal(a, b) for a, b in zip(scan.parameters(), imram.parameters())) and len(list(scan.parameters())) == len(list(imram.parameters()))
     features, tokens, lengths = torch.randn(2, 4, 3).double(), torch.tensor([[4, 5, 6], [7, 8, 0]]), torch.tensor([3, 2])
-    same(scan(features, tokens, lengths), imram(features, tokens, lengths))
+    assert same(scan(features, tokens, lengths), imram(features, tokens, lengths))
+
+
+def test_the_full_model_is_the_sum_of_its_directions(sides):
+    (images, _), (captions, _) = sides
+    model = build()
+    parts = [direction_scores(ram, images, captions, direction) for direction, ram in model.ram.items()]
+    assert parts[0].shape == (3, 3, 3) and same(model.step_scores(images, captions), parts[0] + parts[1])
+    assert not same(parts[0], parts[1], 1e-3)
+
+
+def test_scores_refer_to_the_original_query(sides):
+    "The planted bug of the chapter, context compared with the moved query, is another function from the second step on."
+    (images, _), (captions, _) = sides
+    first, second, _ = match_steps(build(memory="add", direction="text").ram["text"], captions, images, 3)
+    for step, differs in ((first, False), (second, True)):
+        moved = torch.cosine_similarity(step.query, step.context, dim=-1).masked_fill(~captions.mask, 0)
+        assert same(step.scores.masked_fill(~captions.mask, 0), moved, 1e-6) != differs
+
+
+@pytest.mark.parametrize("options", [{}, {"direction": "text", "variant": "released", "renormalise": True}, {"steps": 1, "direction": "image"}])
+def test_imram_holds_what_every_matcher_must(options): check_matcher(IMRAM, **options)
