@@ -5,8 +5,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from cmr import regions as R
-from cmr.scenes import SIZE, Scene, Thing, draw, make_split
+from cmr.world import regions as R
+from cmr.world.scenes import SIZE, Scene, Thing, draw, make_split
 
 RING = Thing("ring", "red", "large", "plain", x=48, y=66, radius=16)
 DIAMOND = Thing("diamond", "blue", "small", "striped", x=96, y=60, radius=10)
@@ -205,7 +205,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "mine.safetensors"
     R.save_detector(R.Detector(8), path)
     before = path.read_bytes()
-    monkeypatch.setattr(R.os, "replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("os.replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"): R.save_detector(R.Detector(8), path)
     assert path.read_bytes() == before
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from fastcore.docments import docments
 
-from cmr import scenes as world
-from cmr.scenes import (COLOURS, PART_OF_SPEECH, PATTERNS, PLACES, RELATIONS, SHAPES, SIZE, SIZES, Caption, Dice, Entry, Meaning, Scene, Thing, body,
+from cmr.world import scenes as world
+from cmr.world.scenes import (COLOURS, PART_OF_SPEECH, PATTERNS, PLACES, RELATIONS, SHAPES, SIZE, SIZES, Caption, Dice, Entry, Meaning, Scene, Thing, body,
                         ceiling, draw, facts_of, fits, holds, is_true, load_entries, make_scene, make_split, outline, overlap, pose, save_entries,
                         sentence, sheet, swap_colours, truth, turn_round, twin_accuracy, world_report)
 
@@ -501,6 +501,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
     path = tmp_path / "scenes.json"
     save_entries([Entry(SCENE, ())], path)
     with pytest.raises(AttributeError): save_entries([Entry(SCENE, ()), None], path)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert load_entries(path) == [Entry(SCENE, ())]
 
 

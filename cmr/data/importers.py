@@ -42,7 +42,8 @@ def read_karpathy(
     json_path: str | Path,  # dataset_flickr8k.json, dataset_flickr30k.json, dataset_coco.json
 ) -> dict[str, Karpathy]:   # by split; "restval" counts as "train", as the papers do, and "val" is called "dev"
     "Captions and splits from Karpathy's json; raises FileNotFoundError, or ValueError where the file is another one."
-    path, found = Path(json_path), dict[str, list]()
+    path = Path(json_path)
+    found: dict[str, list] = {}
     if not path.is_file():
         raise FileNotFoundError(f"no json at {path}: expected Karpathy's dataset_*.json with images[], split, sentences[]")
     try:
