@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 
 from cmr.data import ImageCaptions, Vocabulary, batches, open_split
-from cmr.fast.scoring import batch_starts
 from cmr.files import atomic_write, digest, remove_partial_files
 from cmr.matcher import Matcher
 from cmr.saving import load, model_class, save
@@ -49,7 +49,8 @@ def check_splits(
     "ValueError naming the files where there is nothing to learn from or the two splits do not fit."
     if train.n_images < 2: raise ValueError(f"{train.source} has one image only: without a second one there are no negatives to learn from")
     if train.region_dim != dev.region_dim:
-        raise ValueError(f"{train.source} has regions of {train.region_dim} numbers, {dev.source} of {dev.region_dim}: take both from one data set")
+        raise ValueError(f"{train.source} has regions of {train.region_dim} numbers, {dev.source} of {dev.region_dim}: "
+                         "take both from one data set")
 
 
 def data_fingerprint(
@@ -65,7 +66,7 @@ def data_fingerprint(
 def reading_ahead(
     device: str,  # "cpu" or "cuda"
 ) -> int:
-    "How many processes read ahead by default: none on a CPU, which computes meanwhile with every core; on a GPU up to four of the cores that are left."
+    "How many processes read ahead by default: none on a CPU, which computes meanwhile; on a GPU up to four of the cores that are left."
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 0 if device == "cpu" else min(4, max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1, 0))
 
@@ -110,8 +111,9 @@ class Run:
 
     def loader(self, workers: int | None = None):
         "This process's part of the batches that the epoch has still to do; `workers` as for `train`."
-        return batches(self.train, self.vocabulary, self.recipe.batch_size, self.recipe.seed, self.at.epoch, self.at.batch, part=rank_and_world_size(),
-                       workers=reading_ahead(self.device.type) if workers is None else workers, pin=self.device.type == "cuda")
+        workers = reading_ahead(self.device.type) if workers is None else workers
+        return batches(self.train, self.vocabulary, self.recipe.batch_size, self.recipe.seed, self.at.epoch, self.at.batch,
+                       workers=workers, part=rank_and_world_size(), pin=self.device.type == "cuda")
 
 
 # Writing
@@ -124,7 +126,7 @@ def random_state() -> dict:
 def write_checkpoint(
     run: Run,
 ) -> None:
-    "Write last/training.pt and the model beside it, each whole or not at all; OSError leaves what was there before. Only the main process writes."
+    "Write last/training.pt and the model beside it, each whole or not at all, in the main process. OSError leaves what was there before."
     if not run.main: return
     state = {"weights": run.model.state_dict(), "optimiser": run.optimiser.state_dict(), "standing": asdict(run.at),
              "recipe": asdict(run.recipe), "data": run.data, "random": random_state()}
@@ -145,13 +147,14 @@ def check_out(
     out: Path,
     resume: bool,
 ) -> None:
-    "FileExistsError where a folder holds a run that was not to be resumed, FileNotFoundError where it holds none that was; nothing is touched."
+    "FileExistsError where a folder holds a run that was not to be resumed, FileNotFoundError where it holds none that was."
     held = [name for name in ("last/training.pt", "last/model.safetensors", "best/model.safetensors", "metrics.csv", "model.safetensors")
             if (out / name).is_file()]
     if resume and "last/training.pt" not in held:
         raise FileNotFoundError(f"nothing to resume: no {out / 'last' / 'training.pt'}; start the run without resume")
     if held and not resume:
-        raise FileExistsError(f"{out} holds a run or a model already ({held[0]}): continue it with --resume (resume=True), or choose another folder")
+        raise FileExistsError(f"{out} holds a run or a model already ({held[0]}): continue it with --resume (resume=True), "
+                              "or choose another folder")
     if out.exists() and not out.is_dir(): raise FileExistsError(f"{out} is a file, not a folder: choose another name for the run")
 
 
@@ -163,13 +166,13 @@ def standardise_from(
     batch_size: int = 256, # images at a time
     progress: bool = True, # show a bar where it takes more than two seconds
 ) -> None:
-    "Set shift and scale of a region encoder to mean and standard deviation of a split's real regions; a Note where the model's encoder has none."
+    "Set shift and scale of a region encoder to mean and standard deviation of real regions; a Note where the encoder has none."
     encoder: Any = getattr(model, "image_encoder", None)
     if not hasattr(encoder, "standardise"):
-        warnings.warn(f"standardise: {type(model).__name__} has no image_encoder.standardise, so its regions are taken as they are", stacklevel=2)
+        warnings.warn(f"{type(model).__name__} has no image_encoder.standardise: regions are taken as they are", stacklevel=2)
         return
     count, total, squares = 0, torch.zeros(split.region_dim).double(), torch.zeros(split.region_dim).double()
-    for i in batch_starts(split.n_images, batch_size, "region statistics", progress):
+    for i in tqdm(range(0, split.n_images, batch_size), desc="region statistics", unit="batch", delay=2, disable=not progress):
         features, mask = split.block(i, min(i + batch_size, split.n_images))
         x = features[mask].double()
         count, total, squares = count + len(x), total + x.sum(0), squares + x.pow(2).sum(0)
@@ -181,12 +184,14 @@ def take_over(
     run: Run,
     folder: Path,  # of a trained model
 ) -> None:
-    "Begin with a trained model's weights; what it hasn't got keeps its first ones. ValueError where words or shapes differ, or a weight would be lost."
+    "Begin with a trained model's weights; what it hasn't got keeps its first ones. ValueError where words or shapes differ."
     earlier, vocabulary = load(folder)
     mine, theirs = run.model.state_dict(), earlier.state_dict()
-    if vocabulary.words != run.vocabulary.words: raise ValueError(f"{folder} was trained with other words: take min_count, marks and max_words from its recipe")
+    if vocabulary.words != run.vocabulary.words:
+        raise ValueError(f"{folder} was trained with other words: take min_count, marks and max_words from its recipe")
     odd = [name for name, weight in theirs.items() if name not in mine or mine[name].shape != weight.shape]
-    if odd: raise ValueError(f"{run.recipe.matcher} can't begin with the weights of {folder}: it has no {odd[0]} of shape {tuple(theirs[odd[0]].shape)}")
+    if odd: raise ValueError(f"{run.recipe.matcher} can't begin with the weights of {folder}: "
+                             f"it has no {odd[0]} of shape {tuple(theirs[odd[0]].shape)}")
     run.model.load_state_dict(theirs, strict=False)
 
 
@@ -207,7 +212,8 @@ def read_checkpoint(
     "A checkpoint; FileNotFoundError where there is none, ValueError where it is damaged."
     if not Path(path).is_file(): raise FileNotFoundError(f"nothing to resume: no {path}; start the run without resume")
     try: return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as problem: raise ValueError(f"{path} is damaged or no checkpoint ({problem}): start again in a new folder") from problem
+    except Exception as problem:
+        raise ValueError(f"{path} is damaged or no checkpoint ({problem}): start again in a new folder") from problem
 
 
 FREE = ("name", "epochs", "patience", "save_every", "after") # may change on resume: they change no step
@@ -256,5 +262,6 @@ def begin_or_restore(
         write_recipe(run.recipe, data_folder, run.out)
     all_reduce_max([0], run.device)
     if not run.checkpoint.is_file():
-        raise FileNotFoundError(f"process {rank_and_world_size()[0]} does not see {run.checkpoint}: give all machines one folder for the run")
+        raise FileNotFoundError(f"process {rank_and_world_size()[0]} does not see {run.checkpoint}: "
+                                "give all machines one folder for the run")
     if not run.main: restore(run)

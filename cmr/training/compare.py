@@ -1,4 +1,4 @@
-"""One budget, several models: train each with the same data, recipe and seeds, and put what comes out into one table. `cmr compare`, `cmr ablate`."""
+"""One budget, several models: each trained with the same data, recipe and seeds, and what comes out in one table."""
 
 from __future__ import annotations
 
@@ -34,9 +34,11 @@ def machine(
 ) -> dict:
     "What measured numbers belong to."
     info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
-    return {"processor": names[0] if names else platform.processor() or platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-            "memory_bytes": psutil.virtual_memory().total, "device": torch.cuda.get_device_name() if device == "cuda" else "cpu", "system": platform.system(),
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {"processor": names[0] if names else platform.processor() or platform.machine(),
+            "cores": os.cpu_count(), "threads": torch.get_num_threads(), "memory_bytes": psutil.virtual_memory().total,
+            "device": torch.cuda.get_device_name() if device == "cuda" else "cpu", "system": platform.system(),
             "python": platform.python_version(), "torch": torch.__version__, "date": datetime.date.today().isoformat()}
 
 
@@ -77,9 +79,8 @@ def read_result(
     "What came out before. ValueError where that was by another recipe."
     found = json.loads(file.read_text(encoding="utf-8"))
     model, _ = load(file.parent / "best")
-    recipes = (resolve(Recipe(**from_older(result["recipe"])), model) for result in (found, wanted))
-    same = {key: found.get(key) == wanted[key] for key in wanted if key != "recipe"} | {"recipe": len({str(recipe) for recipe in recipes}) == 1}
-    odd = [key for key in wanted if not same[key]]
+    before, now = (resolve(Recipe(**from_older(result["recipe"])), model) for result in (found, wanted))
+    odd = [key for key in wanted if key != "recipe" and found.get(key) != wanted[key]] or ["recipe"] * (before != now)
     if odd: raise ValueError(f"{file} was made with another {odd[0]}: choose another folder, or delete {file.parent}")
     return found
 
@@ -100,9 +101,10 @@ def train_entry(
     model, vocabulary = load(folder / "best")
     examined, truth = open_split(data, split), data / f"{split}_scenes.json"
     report, scores = evaluate(model.to(ended["device"]), examined, vocabulary, progress=progress, engine=how.get("engine", True))
-    found = {**wanted, "report": asdict(report), "parameters": ended["parameters"], "epochs": ended["epochs"], "best_epoch": ended["best_epoch"],
-             "seconds_per_epoch": ended["seconds"] / max(ended["epochs"], 1), "machine": machine(ended["device"]), "dev": ended["best"]}
-    if truth.is_file(): found["world"] = asdict(world_report(scores.numpy(), load_entries(truth), progress=False))
+    found = {**wanted, "report": asdict(report), "dev": ended["best"],
+             **{key: ended[key] for key in ("parameters", "epochs", "best_epoch")},
+             "seconds_per_epoch": ended["seconds"] / max(ended["epochs"], 1), "machine": machine(ended["device"])}
+    if truth.is_file(): found["world"] = asdict(world_report(scores.numpy(), load_entries(str(truth)), progress=False))
     with atomic_write(file) as partial: partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
 
@@ -159,8 +161,9 @@ def conditions(
     "Data, budget and machine in a line, from what was recorded."
     first, about = results[0], results[0]["machine"]
     budget = first["recipe"]
-    return (f"{first['data']}, split {first['split']}; {budget['epochs']} epochs, batch {budget['batch_size']}, lr {budget['lr']:g}; {about['processor']}, "
-            f"{about['cores']} cores, {about['threads']} threads, {about['device']}; torch {about['torch']}; {about['date']}")
+    return (f"{first['data']}, split {first['split']}; {budget['epochs']} epochs, batch {budget['batch_size']}, lr {budget['lr']:g}; "
+            f"{about['processor']}, {about['cores']} cores, {about['threads']} threads, {about['device']}; "
+            f"torch {about['torch']}; {about['date']}")
 
 
 def figure(
@@ -187,7 +190,8 @@ def write(
 ) -> None:
     "table.md, results.csv and table.png, each whole or not at all."
     text = io.StringIO(newline="")
-    names = ["label", "seed", *Report.__dataclass_fields__, *TWINS, "parameters", "seconds_per_epoch", "best_epoch", "gate_matching", "gate_other"]
+    names = ["label", "seed", *Report.__dataclass_fields__, *TWINS, "parameters", "seconds_per_epoch", "best_epoch",
+             "gate_matching", "gate_other"]
     lines = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
     lines.writeheader()
     for result in results: lines.writerow({**result["dev"], **result, **result["report"], **result.get("world", {})})
@@ -204,13 +208,14 @@ def compare(
     split: str = "test",
     **how,                        # device, precision, progress, workers, engine: as for `train`
 ) -> list[dict]:                  # a result for each row and seed
-    "Train all rows with all seeds, writing the table after each; the same call goes on where it was stopped. ValueError where two rows have one name."
+    "Train all rows with all seeds, writing the table after each; the same call goes on after a stop. ValueError where a row stands twice."
     data, out, results, labels = Path(data), Path(out), [], [entry.label for entry in entries]
     if len(set(labels)) < len(labels) or len(set(seeds)) < len(seeds):
         raise ValueError(f"a row or a seed stands twice: rows {', '.join(labels)}, seeds {', '.join(map(str, seeds))}")
     open_split(data, split)                                                                              # what is missing is said now
     for n, (seed, entry) in enumerate(itertools.product(seeds, entries)):
-        if how.get("progress", True): print(f"{n + 1} of {len(seeds) * len(entries)}: {entry.label}, seed {seed}  [{datetime.datetime.now():%H:%M}]")
+        place = f"{n + 1} of {len(seeds) * len(entries)}"
+        if how.get("progress", True): print(f"{place}: {entry.label}, seed {seed}  [{datetime.datetime.now():%H:%M}]")
         results.append(train_entry(entry, seed, data, out / f"{entry.label}-seed{seed}", split, **how))
         write(results, out)
     return results

@@ -75,7 +75,7 @@ def joint_scores(
 def all_reduce_gradients(
     parameters: Sequence[Tensor],
 ) -> None:
-    "Add up the gradients of all processes, in place: with `gather_fragments` and `joint_scores`, each has a part of the joint batch's gradient."
+    "Add up the gradients of all processes, in place: after `gather_fragments` and `joint_scores` each has a part of the whole."
     if rank_and_world_size()[1] == 1: return
     wanted = [p for p in parameters if p.requires_grad]
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in wanted])
@@ -115,9 +115,11 @@ def check_device(
          "device='cuda', but PyTorch finds no CUDA GPU here: use device='cpu', or install PyTorch for your GPU")
     need(precision in (None, "fp32", "tf32", "bf16"), f'precision={precision!r}: choose "fp32", "tf32" or "bf16"')
     need(precision != "tf32" or (device == "cuda" and torch.cuda.get_device_capability() >= (8, 0)),
-         "precision='tf32' is a way in which NVIDIA GPUs from the Ampere generation (2020) on multiply; there is none here: use fp32 or bf16")
+         "precision='tf32' is a way in which NVIDIA GPUs from the Ampere generation (2020) on multiply; there is none here: "
+         "use fp32 or bf16")
     started = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    need(device == "cpu" or started <= torch.cuda.device_count(), f"{started} processes for {torch.cuda.device_count()} GPUs: start one for each")
+    there = torch.cuda.device_count()
+    need(device == "cpu" or started <= there, f"{started} processes for {there} GPUs: start one for each")
 
 
 def make_accelerator(
@@ -157,4 +159,5 @@ def explain_lost_process() -> Iterator[None]:
     try: yield
     except RuntimeError as problem:
         if rank_and_world_size()[1] == 1 or not (isinstance(problem, dist.DistError) or "gloo" in str(problem)): raise
-        raise RuntimeError("another process of this run has stopped; its own message says why. What was saved is whole: go on with --resume") from problem
+        raise RuntimeError("another process of this run has stopped; its own message says why. What was saved is whole: "
+                           "go on with --resume") from problem

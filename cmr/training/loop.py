@@ -1,4 +1,4 @@
-"""Score a batch, see what is wrong, correct the weights a little. Do it ten thousand times, and be ready for the plug to be pulled at any one of them."""
+"""Score a batch, see what is wrong, correct the weights a little: ten thousand times, ready to be interrupted at any of them."""
 
 from __future__ import annotations
 
@@ -71,9 +71,8 @@ def chance(
 ) -> float:     # R@sum, in percent points
     "What blind guessing reaches on a split: one image for each caption, any of its captions for each image."
     images, captions, own = split.n_images, len(split), np.bincount(split.image_of_caption)
-    image = sum(min(k / images, 1) for k in (1, 5, 10))
-    text = sum(np.mean([1 - math.comb(captions - n, k) / math.comb(captions, k) for n in own]) for k in (1, min(5, captions), min(10, captions)))
-    return 100 * float(image + text)
+    def drawn(k): return np.mean([1 - math.comb(captions - n, k) / math.comb(captions, k) for n in own])  # one of an image's own among k
+    return 100 * float(sum(min(k / images, 1) + drawn(min(k, captions)) for k in (1, 5, 10)))
 
 
 @singledispatch
@@ -139,7 +138,7 @@ def train_step(
     run: Run,
     group: Sequence[Batch], # this process's part of each joint batch
 ) -> float:                 # the loss, summed over the group
-    "Forward, loss and backward for each batch, then clip and update. ValueError where loss or gradient is no number; the weights are not touched then."
+    "Forward, loss and backward for each batch, then clip and update. ValueError, and the old weights, where loss or gradient is no number."
     run.optimiser.zero_grad()
     total = torch.zeros((), device=run.device)
     for batch in group:
@@ -149,7 +148,8 @@ def train_step(
     all_reduce_gradients(list(run.model.parameters()))
     norm = run.accelerator.clip_grad_norm_(run.model.parameters(), run.recipe.clip or float("inf"))
     if not torch.isfinite(total + norm):
-        raise ValueError(f"step {run.at.step + 1}: loss {total.item()}, gradient {norm.item()}: lower lr={run.recipe.lr} or clip={run.recipe.clip}{where_kept(run)}")
+        raise ValueError(f"step {run.at.step + 1}: loss {total.item()}, gradient {norm.item()}: "
+                         f"lower lr={run.recipe.lr} or clip={run.recipe.clip}{where_kept(run)}")
     run.optimiser.step()
     return total.item()
 
@@ -186,7 +186,8 @@ def agreed_batches(
         images = batch.image.tolist() if batch else [0]
         failed, asked, last, first = all_reduce_max([problem is not None, interrupt.asked, max(images), -min(images)], run.device)
         if problem: raise problem
-        if failed: raise RuntimeError("another process could not read its part of the batch; its own message says why. Mend that, and go on with --resume")
+        if failed: raise RuntimeError("another process could not read its part of the batch; its own message says why. "
+                                      "Mend that, and go on with --resume")
         if asked: return
         yield batch if last > -first else None
 
@@ -235,7 +236,8 @@ def train_epoch(
     return at.batch >= total
 
 
-COLUMNS = ("epoch", "step", "loss", "lr", "seconds", "waiting", "rsum", "text_r1", "text_r5", "text_r10", "image_r1", "image_r5", "image_r10")
+MEASURES = ("rsum", "text_r1", "text_r5", "text_r10", "image_r1", "image_r5", "image_r10")
+COLUMNS = ("epoch", "step", "loss", "lr", "seconds", "waiting", *MEASURES)
 
 def end_epoch(
     run: Run,
@@ -246,7 +248,7 @@ def end_epoch(
     at, clock, found = run.at, time.monotonic(), {}
     if run.main:
         result, _ = evaluate(run.model, run.dev, run.vocabulary, progress=run.progress, engine=run.engine)
-        found = {**{key: getattr(result, key) for key in COLUMNS[6:]}, **observe_some(run.model, run.dev, run.vocabulary)}
+        found = {**{key: getattr(result, key) for key in MEASURES}, **observe_some(run.model, run.dev, run.vocabulary)}
     row = {"epoch": at.epoch + 1, "step": at.step, "loss": at.loss / max(at.pairs, 1), "lr": learning_rate(run.recipe, at.epoch),
            "seconds": at.seconds + time.monotonic() - clock, "waiting": at.share, **from_main(found, run.device)}
     at.rows.append(row)
@@ -300,7 +302,8 @@ def run_epochs(
     at, size = run.at, -(-len(run.train) // run.recipe.batch_size)
     bar = tqdm(total=min(run.recipe.epochs * size, (max_steps or math.inf) * run.recipe.accumulate), initial=at.epoch * size + at.batch,
                unit="batch", disable=not run.progress)
-    with Interrupt() as interrupt, bar, SummaryWriter(run.out / "tensorboard", purge_step=at.step + 1) if run.main else nullcontext() as writer:
+    notes = SummaryWriter(run.out / "tensorboard", purge_step=at.step + 1) if run.main else nullcontext()
+    with Interrupt() as interrupt, bar, notes as writer:
         say_first(run, bar)
         while not (why := finished(run)):
             if max_steps and at.step >= max_steps: return f"max_steps={max_steps} reached"
@@ -388,9 +391,10 @@ def summary(
     at = run.at
     best: dict = next((row for row in at.rows if row["epoch"] == at.best_epoch), {})
     shares = [row["waiting"] for row in at.rows if "waiting" in row] + [at.share] * (at.seconds > 0)
-    return {"name": run.recipe.name, "matcher": run.recipe.matcher, "out": str(run.out), "device": run.device.type, "ranks": rank_and_world_size()[1],
-            "stopped": stopped, "epochs": at.epoch, "step": at.step, "seconds": sum(row["seconds"] for row in at.rows) + at.seconds,
-            "waiting": float(np.mean(shares or [0])), "parameters": sum(p.numel() for p in run.model.parameters()), "best_epoch": at.best_epoch, "best": best}
+    return {"name": run.recipe.name, "matcher": run.recipe.matcher, "out": str(run.out), "device": run.device.type,
+            "ranks": rank_and_world_size()[1], "stopped": stopped, "epochs": at.epoch, "step": at.step,
+            "seconds": sum(row["seconds"] for row in at.rows) + at.seconds, "waiting": float(np.mean(shares or [0])),
+            "parameters": sum(p.numel() for p in run.model.parameters()), "best_epoch": at.best_epoch, "best": best}
 
 
 # The whole
@@ -410,7 +414,8 @@ def train_stage(
         begin_or_restore(run, data_folder, resume)
         with repeatable(run.device): stopped = run_epochs(run, max_steps, workers)
     if run.at.rows and run.main:
-        with atomic_write(out / "curves.png") as partial: curves(run.at.rows, run.loss.standstill(recipe.batch_size)).savefig(partial, format="png", dpi=120)
+        figure = curves(run.at.rows, run.loss.standstill(recipe.batch_size))
+        with atomic_write(out / "curves.png") as partial: figure.savefig(partial, format="png", dpi=120)
     return summary(run, stopped)
 
 
@@ -425,7 +430,7 @@ def stages_of(
 def train(
     recipe: Recipe,
     data_folder: str | Path,      # with the splits train and dev
-    out_folder: str | Path,       # gets best/, last/, metrics.csv, curves.png, recipe.json, tensorboard/; before/ for what the recipe comes after
+    out_folder: str | Path,       # gets best/, last/, metrics.csv, curves.png, recipe.json, tensorboard/; before/ for an earlier stage
     resume: bool = False,         # go on from last/training.pt
     device: str | None = None,    # "cpu" or "cuda"; None: the GPU if there is one
     precision: str | None = None, # "fp32", "tf32" or "bf16"; None: fp32
@@ -443,6 +448,7 @@ def train(
     for n in range(max((n for n, there in enumerate(begun) if there), default=0), len(stages)):
         stage, folder = stages[n]
         if progress and len(stages) > 1 and speaks: print(f"stage {n + 1} of {len(stages)}: {stage.name}")
-        result = train_stage(stage, data_folder, folder, begun[n], max_steps, workers, device=device, precision=precision, progress=progress, engine=engine)
+        result = train_stage(stage, data_folder, folder, begun[n], max_steps, workers,
+                             device=device, precision=precision, progress=progress, engine=engine)
         if max_steps and result["stopped"].startswith("max_steps"): break
     return result

@@ -123,7 +123,7 @@ def build(
     region_dim: int,   # width of the data's features
     vocab_size: int,   # words of its vocabulary
 ) -> Matcher:
-    "The recipe's model with its first weights, which the seed decides. ValueError for an argument it does not take, or a part it does not have."
+    "The recipe's model with its first weights, which the seed decides. ValueError for an argument or a part it does not have."
     for key in ("embed_dim", "word_dim"):
         if recipe.args.get(key, 1) < 1: raise ValueError(f"{key}={recipe.args[key]}: a width must be 1 or more")
     torch.manual_seed(recipe.seed)
@@ -143,11 +143,12 @@ def loss_for(
     model: Matcher,
     recipe: Recipe,
 ) -> Loss:
-    "The loss that the recipe names, else the model's own, with the recipe's settings; a Note says which margin or negatives it has no use for."
+    "The loss that the recipe names, else the model's own, with the recipe's settings; a Note where a setting changes nothing."
     asked = {key: getattr(recipe, key) for key in ("margin", "negatives") if getattr(recipe, key) is not None}
     loss = make_loss(recipe.loss, **recipe.loss_args) if recipe.loss else model.default_loss()
     known, name = loss_settings(loss), recipe.loss or type(loss).__name__
-    for key in sorted(asked.keys() - set(known)): warnings.warn(f"{key}={asked.pop(key)} changes nothing: the loss {name} has no {key}", stacklevel=2)
+    for key in sorted(asked.keys() - set(known)):
+        warnings.warn(f"{key}={asked.pop(key)} changes nothing: the loss {name} has no {key}", stacklevel=2)
     wrong = sorted(recipe.loss_args.keys() - set(known))
     if wrong: raise ValueError(f"the loss {name} has no {', '.join(wrong)}: it has {', '.join(known)}")
     return replace(loss, **({} if recipe.loss else recipe.loss_args), **asked) if known else loss  # type: ignore[type-var]
@@ -171,17 +172,17 @@ def resolve(
 # Recipes of the package
 
 FULL = {"embed_dim": 1024, "word_dim": 300, "steps": 3, "direction": "full"}
-CAMP_FULL = Recipe("camp-f30k", "camp", {"embed_dim": 1024, "word_dim": 300}, epochs=40, lr=2e-4, decay_every=15, decays=1, warmup_steps=2000,
-                   max_words=50, patience=10)
-CAMP_SMALL = Recipe("camp-f8k-small", "camp", {"embed_dim": 128, "word_dim": 100}, epochs=5, batch_size=32, lr=2e-3, decay_every=3, decays=1,
-                    warmup_steps=2800, max_words=50, standardise=True)
+CAMP_FULL = Recipe("camp-f30k", "camp", {"embed_dim": 1024, "word_dim": 300}, epochs=40, lr=2e-4, decay_every=15, decays=1,
+                   warmup_steps=2000, max_words=50, patience=10)
+CAMP_SMALL = Recipe("camp-f8k-small", "camp", {"embed_dim": 128, "word_dim": 100}, epochs=5, batch_size=32, lr=2e-3, decay_every=3,
+                    decays=1, warmup_steps=2800, max_words=50, standardise=True)
 
 
 def in_stages(
     recipe: Recipe,
     *epochs: int,  # of each of the three stages
 ) -> Recipe:
-    "CAMP's released schedule: cross-attention alone; then fusion, while the encoders hold still; then everything, by a tenth of the step size."
+    "CAMP's released schedule: cross-attention alone; then fusion, with frozen encoders; then everything, by a tenth of the step size."
     form = replace(recipe, args={**recipe.args, "variant": "released"}, decays=0)
     cosine = {**form.args, "fusion": False, "matching": "cosine"}
     first = replace(form, name=f"{recipe.name}-attention", args=cosine, epochs=epochs[0], warmup_steps=0)
@@ -279,7 +280,7 @@ def default_loss(
     return build(replace(recipe, args={**recipe.args, **small}), 8, 8).default_loss()
 
 
-OWN = [setting.name for setting in fields(Recipe) if setting.name not in ("matcher", "args", "after", "loss_args")]  # the others have words of their own
+OWN = [setting.name for setting in fields(Recipe) if setting.name not in ("matcher", "args", "after", "loss_args")]
 
 
 def owner_of(
@@ -329,7 +330,7 @@ OWN_MARGIN = ("devise", "order", "dvsa", "pvse")  # models whose own margin is n
 def from_older(
     content: dict,  # a recipe as json or a checkpoint has it
 ) -> dict:
-    "A recipe in today's words. Before it could name a loss it said what is the model's own: margin 0.2, the hardest negatives; `engine` was no choice of the run."
+    "A recipe in today's words: before it could name a loss, it said itself what is the model's own now (margin 0.2, hardest negatives)."
     if "loss" in content: return content
     args = dict(content.get("args", {}))
     args.pop("engine", None)

@@ -1,0 +1,89 @@
+"""What all commands share: the application, its errors, and options that several of them have."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+# Threads that wait sleep instead of spinning: on a machine that does other work too, spinning costs several times what it saves.
+# Set before torch is imported; a value that is set already stays.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False,
+                  context_settings={"help_option_names": ["-h", "--help"]})
+
+Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU if there is one.")]
+Engine = Annotated[bool, typer.Option("--engine/--no-engine", help="Score by the fast engine, or by the model as it is written.")]
+Imports = Annotated[list[str] | None, typer.Option("--import", metavar="MODULE", help="A Python module with models of your own "
+                                                      "(my_module for my_module.py in this folder). Can be given several times.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting of the recipe, its loss or the "
+                                                    "model, such as margin=0.3 or word_dim=100. Can be given several times.")]
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    "A clear line instead of a traceback (CMR_DEBUG=1 shows both), and for a warning; exit status 2, or 130 after Ctrl-C."
+    warnings.showwarning = lambda message, *_: typer.secho(f"Note: {message}", fg=typer.colors.YELLOW, err=True)  # type: ignore[assignment]
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        typer.secho(str(stop) or "stopped", fg=typer.colors.YELLOW, err=True)
+        raise typer.Exit(130) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as problem:
+        if os.environ.get("CMR_DEBUG"): traceback.print_exc()
+        typer.secho(f"Error: {problem or type(problem).__name__}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(2) from None
+
+
+def import_own(
+    modules: list[str] | None,  # as given with --import
+) -> None:
+    "Import modules with models of one's own; the current folder is looked at, too. ImportError names one that is not there."
+    if not modules: return
+    from cmr.saving import import_models
+    if os.getcwd() not in sys.path: sys.path.insert(0, os.getcwd())
+    import_models([name.removesuffix(".py") for name in modules])
+
+
+def read_settings(
+    words: list[str] | None,  # as given with --set
+) -> dict[str, str]:
+    "Settings by name. ValueError for one without =, and for one that is given twice."
+    settings: dict[str, str] = {}
+    for word in words or []:
+        key, equals, value = word.partition("=")
+        if not (key and equals): raise ValueError(f"--set {word!r}: write a name, = and a value, as in --set margin=0.3")
+        if key in settings: raise ValueError(f"--set {key} is given twice: {settings[key]} and {value}")
+        settings[key.replace("-", "_")] = value
+    return settings
+
+
+def show_version(wanted: bool) -> None:
+    "Print the version and stop."
+    if not wanted: return
+    from cmr import __version__
+    typer.echo(f"cmr {__version__}")
+    raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and stop.")] = False,
+):
+    """Image-text retrieval: make or convert data, train a model, measure how often the right one is found.
+
+    \b
+    To begin:
+      cmr train                        IMRAM on built-in scenes, drawn first
+      cmr evaluate runs/scenes-imram   how often it finds the right one
+    Every command has a --help with examples. Set CMR_DEBUG=1 to see where an error comes from.
+    """

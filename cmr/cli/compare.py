@@ -1,0 +1,101 @@
+"""`cmr compare` and `cmr ablate`: several trainings by one budget, and their table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmr.cli.app import Device, Imports, Settings, app, import_own, plain_errors, read_settings
+from cmr.cli.data import pick_data
+from cmr.cli.train import pick_recipe, with_options
+
+Data = Annotated[Path | None, typer.Option(help="Data folder with train, dev and test. Default: data/scenes.")]
+Seeds = Annotated[str, typer.Option(help="Seeds, with commas between them.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the training captions, the same for all. Default: the recipe's.")]
+Width = Annotated[int | None, typer.Option(min=1, help="Width of the common space.")]
+AnyRecipe = Annotated[str | None, typer.Option("--recipe", help="As for cmr train. Default: what fits the data.")]
+Out = Annotated[Path, typer.Option(help="Folder for the runs and the table.")]
+Split = Annotated[str, typer.Option(help="The split that is reported.")]
+
+
+def run_table(entries: list, data: Path, out: Path, seeds: str, split: str, device: str | None) -> None:
+    "Train everything and print the table."
+    from cmr.training import compare, make_accelerator
+    try: numbers = [int(seed) for seed in seeds.split(",")]
+    except ValueError: raise ValueError(f"--seeds {seeds!r}: write whole numbers with commas between them, such as 0,1,2") from None
+    results = compare.compare(entries, data, out, numbers, split, device=make_accelerator(device).device.type)
+    typer.echo(f"{compare.conditions(results)}\n\n{compare.table(results)}\n"
+               f"Written to {out}: table.md, results.csv, table.png, and a folder for each run")
+
+
+@app.command("compare")
+def compare_command(
+    models: Annotated[list[str] | None, typer.Argument(help="Models, such as vse scan camp. Default: the package's ten.")] = None,
+    data: Data = None,
+    seeds: Seeds = "0",
+    epochs: Epochs = None,
+    embed_dim: Width = None,
+    recipe: AnyRecipe = None,
+    settings: Settings = None,
+    imports: Imports = None,
+    out: Out = Path("runs/compare"),
+    split: Split = "test",
+    device: Device = None,
+):
+    """Train several models with one budget and the same seeds, and draw the table: recall, twins, parameters, time.
+
+    \b
+    Examples:
+      cmr compare
+      cmr compare vse scan camp --seeds 0,1,2
+      cmr compare vse mine --import my_module
+      cmr compare --data data/f8k --epochs 3 --out runs/compare-f8k
+
+    The same command goes on after a stop. A setting (--set) goes to each model that has it.
+    """
+    with plain_errors():
+        import_own(imports)
+        from cmr.training import compare
+        data = pick_data(data)
+        base = with_options(pick_recipe(recipe, data, device), {"epochs": epochs}, {"embed_dim": embed_dim})
+        run_table(compare.models(models or [], base, read_settings(settings)), data, out, seeds, split, device)
+
+
+@app.command("ablate")
+def ablate_command(
+    model: Annotated[str, typer.Argument(help="What to take apart: camp.")],
+    data: Data = None,
+    rows: Annotated[list[str] | None, typer.Option(help="A row of the table; a+b takes two together. Can be given several times. "
+                                                      "Default: all twelve.")] = None,
+    seeds: Seeds = "0",
+    epochs: Epochs = None,
+    embed_dim: Width = None,
+    recipe: AnyRecipe = None,
+    settings: Settings = None,
+    imports: Imports = None,
+    out: Out = Path("runs/ablate-camp"),
+    split: Split = "test",
+    device: Device = None,
+):
+    """Train rows of CAMP's Table 3 with one budget and the same seeds, and draw the table.
+
+    \b
+    Examples:
+      cmr ablate camp
+      cmr ablate camp --rows full --rows base --rows no-gates --seeds 0,1,2
+      cmr ablate camp --rows full --set margin=0.3
+      cmr ablate camp --data data/f30k --out runs/ablate-f30k
+
+    \b
+    Rows: full, base, no-attention, no-fusion, no-gates, no-residual, mean-pooling, concat,
+    product, joint-embedding, mlp-ranking, bce-all. The same command goes on after a stop.
+    """
+    with plain_errors():
+        import_own(imports)
+        from cmr.training import compare, for_model
+        if model.lower() != "camp": raise ValueError(f"no ablations of {model!r}: there are some of camp")
+        data = pick_data(data)
+        base = with_options(for_model(pick_recipe(recipe, data, device, "camp"), "camp"), {"epochs": epochs}, {"embed_dim": embed_dim})
+        run_table(compare.ablations(rows or [], base, read_settings(settings)), data, out, seeds, split, device)

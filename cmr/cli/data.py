@@ -1,0 +1,79 @@
+"""`cmr data`: make the built-in data, or convert what others publish."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmr.cli.app import app, plain_errors
+
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Make the built-in data, or convert published data.")
+app.add_typer(data_app, name="data")
+SCENES = Path("data/scenes")
+COUNTS = {"train": 3000, "dev": 500, "test": 500}
+
+
+def draw_scenes(out: Path, seed: int, counts: dict[str, int]) -> None:
+    "Make the built-in data set."
+    from cmr.world import make_scenes
+    make_scenes(out, seed, counts, True)
+
+
+def pick_data(
+    data: Path | None,
+) -> Path:
+    "The data folder; the built-in scenes, drawn now if they are not there, where none was given."
+    if data is not None: return data
+    if not all((SCENES / f"{split}.h5").is_file() for split in COUNTS):
+        typer.echo(f"No --data given: drawing the built-in scenes into {SCENES} first (this is done once).")
+        draw_scenes(SCENES, 0, COUNTS)
+    return SCENES
+
+
+@data_app.command("scenes")
+def data_scenes(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = SCENES,
+    seed: Annotated[int, typer.Option(min=0, help="Decides every scene: the same seed gives the same data everywhere.")] = 0,
+    train: Annotated[int, typer.Option(min=2, help="Scenes to learn from.")] = COUNTS["train"],
+    dev: Annotated[int, typer.Option(min=2, help="Scenes to choose the best epoch by.")] = COUNTS["dev"],
+    test: Annotated[int, typer.Option(min=2, help="Scenes to report on.")] = COUNTS["test"],
+):
+    """Draw the built-in scenes, write captions for them and encode them into regions. Needs no download.
+
+    \b
+    Examples:
+      cmr data scenes
+      cmr data scenes --seed 1 --out data/scenes1
+      cmr data scenes --train 300 --dev 50 --test 50 --out data/few
+    """
+    with plain_errors():
+        draw_scenes(out, seed, {"train": train, "dev": dev, "test": test})
+        typer.echo(f"The scenes are in {out}. Next: cmr train --data {out}")
+
+
+@data_app.command("convert")
+def data_convert(
+    source: Annotated[Path, typer.Argument(help="Folder in the SCAN layout ({split}_ims.npy and {split}_caps.txt), "
+                                           "or Karpathy's dataset_*.json.")],
+    out: Annotated[Path, typer.Argument(help="Folder for {split}.h5.")],
+    karpathy: Annotated[Path | None, typer.Option(help="Take captions and splits from this json; SOURCE is then "
+                                                    "the features (.npy).")] = None,
+    features: Annotated[Path | None, typer.Option(help="With a json: the .npy file with one row (regions, numbers) "
+                                                    "for each image.")] = None,
+    ids: Annotated[Path | None, typer.Option(help="With a json: a text file that names the image of each row of the features.")] = None,
+):
+    """Turn published data into one HDF5 file a split, each image once, with little memory.
+
+    \b
+    Examples:
+      cmr data convert f30k_precomp data/f30k
+      cmr data convert dataset_flickr8k.json data/f8k --features regions.npy --ids names.txt
+      cmr data convert regions.npy data/f8k --karpathy dataset_flickr8k.json
+    """
+    with plain_errors():
+        from cmr.data import convert
+        if karpathy: source, features = karpathy, features or source
+        for path in convert(source, out, features=features, ids=ids): typer.echo(f"wrote {path}")
+        typer.echo(f"Next: cmr train --data {out}")

@@ -1,0 +1,185 @@
+"""`cmr train`: which recipe, with which settings, and what came out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cmr.cli.app import Device, Engine, Imports, Settings, app, import_own, plain_errors, read_settings
+from cmr.cli.data import pick_data
+
+if TYPE_CHECKING: from cmr.training import Recipe
+
+
+def fitting(
+    data: Path,
+    device: str | None,
+) -> str:
+    "Name of the recipe for a data folder."
+    import torch
+
+    from cmr.data import open_split
+    split = open_split(data, "train")
+    if (data / "train_scenes.json").is_file(): return "scenes"
+    if device == "cpu" or not torch.cuda.is_available(): return "f8k-small"
+    return next((name for name, images in (("imram-coco", 100_000), ("imram-f30k", 20_000)) if split.n_images >= images), "imram-f8k")
+
+
+def pick_recipe(
+    name: str | None,
+    data: Path,
+    device: str | None,
+    model: str | None = None,
+) -> Recipe:
+    "The recipe of that name, else the one that fits data and machine, and the model if it has one of its own. ValueError lists them."
+    from cmr.training import RECIPES
+    if name is None:
+        name = fitting(data, device)
+        own = f"{str(model).lower()}-{name}", name.replace("imram", str(model).lower())
+        name = next((other for other in own if other in RECIPES), name)
+    if name not in RECIPES: raise ValueError(f"no recipe {name!r}: choose one of {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+def with_options(
+    recipe: Recipe,
+    settings: dict[str, Any],  # its fields; None where nothing was said
+    args: dict[str, Any],      # its model's arguments; None where nothing was said
+) -> Recipe:
+    "A recipe with what was said by options, and so what it comes after. ValueError where its model does not take one."
+    from cmr.training import model_arguments
+    known = model_arguments(recipe.matcher)
+    args, settings = ({key: value for key, value in given.items() if value is not None} for given in (args, settings))
+    foreign = [f"--{key.replace('_', '-')}" for key in args if key not in known]
+    if foreign: raise ValueError(f"{recipe.matcher} takes no {', '.join(foreign)}; its settings are {', '.join(known)}")
+    after = recipe.after and with_options(recipe.after, settings, args)
+    return replace(recipe, args={**recipe.args, **args}, after=after, **settings)
+
+
+def adjust(
+    recipe: Recipe,
+    model: str | None,        # None: the recipe's
+    settings: dict[str, Any], # as for `with_options`
+    args: dict[str, Any],     # as for `with_options`
+    more: Mapping[str, str],  # given with --set
+) -> Recipe:
+    "A recipe with what was said on the command line."
+    from cmr.training import change, for_model
+    return change(with_options(for_model(recipe, model) if model else recipe, settings, args), more)
+
+
+def ablation_arguments(
+    names: list[str] | None,
+) -> dict[str, Any]:
+    "CAMP's arguments for rows of its Table 3."
+    from cmr.camp import ablation
+    return ablation(*names) if names else {}
+
+
+def show_summary(result: dict) -> None:
+    "What came out, and what to type next."
+    typer.echo(f"{result['stopped']}: {result['epochs']} epochs, {result['step']} steps, {result['parameters']:,} weights, "
+               f"{result['seconds']:.0f} s on {result['device']}, {result['waiting']:.1%} of the training spent waiting for data")
+    if result["best"]:
+        typer.echo(f"best: epoch {result['best_epoch']}, dev R@sum {result['best']['rsum']:.1f}; "
+                   f"the curves are in {result['out']}/curves.png")
+    typer.echo(f"Next: cmr evaluate {result['out']}")
+
+
+def start(
+    data: Path | None,
+    recipe: str | None,
+    model: str | None,
+    out: Path | None,
+    resume: bool,
+    settings: tuple,       # as the last three arguments of `adjust`
+    device: str | None,
+    **how,                 # as for `cmr.training.train`
+) -> None:
+    "Find data and recipe, train, and say what came out; under a launcher every process does it, and the first one speaks."
+    from cmr.training import read_recipe, train
+    rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    base, recorded = read_recipe(out) if resume and out else (None, None)
+    data = data or recorded
+    if data is None and world_size > 1:
+        raise ValueError("several processes: say with --data which data folder they share (`cmr data scenes` makes one)")
+    data = pick_data(data)
+    final = adjust(pick_recipe(recipe, data, device, model) if recipe or base is None else base, model, *settings)
+    out = out or Path("runs") / f"{final.name}-{final.matcher}"
+    shared = f" with {world_size} processes" * (world_size > 1)
+    if not rank: typer.echo(f"Training {final.matcher} on {data} by the recipe {final.name}{shared}; the run goes to {out}")
+    result = train(final, data, out, resume, device, **how)
+    if not rank: show_summary(result)
+    if world_size > 1:
+        from torch import distributed
+        distributed.destroy_process_group()
+
+
+@app.command("train")
+def train_command(
+    data: Annotated[Path | None, typer.Option(help="Data folder with train and dev. "
+                                                "Default: data/scenes, drawn at once if it is not there.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="scenes, f8k-small, imram-f8k, imram-f30k, imram-coco, camp-f8k-small, camp-f8k, "
+                                                 "camp-f30k, camp-coco; camp-f30k-released and camp-f8k-small-released train in "
+                                                 "stages. Default: what fits the data.")] = None,
+    model: Annotated[str | None, typer.Option(help="Any that `cmr models` lists. Default: the recipe's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/RECIPE-MODEL.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run, to the same result as without "
+                                         "the break.")] = False,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training captions.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pairs in a batch, 2 or more.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Step size at the start.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides first weights and the order of batches.")] = None,
+    embed_dim: Annotated[int | None, typer.Option(help="Width of regions and words in the joint space.")] = None,
+    steps: Annotated[int | None, typer.Option(help="K, the matching steps of IMRAM, 1 or more.")] = None,
+    direction: Annotated[str | None, typer.Option(help="Who looks: full, image or text (IMRAM); image or text (SCAN).")] = None,
+    pooling: Annotated[str | None, typer.Option(help="mean, lse, max or sum (SCAN).")] = None,
+    memory: Annotated[str | None, typer.Option(help="distill, add, mlp, att or gate (IMRAM).")] = None,
+    variant: Annotated[str | None, typer.Option(help="paper or released: as printed, or as the authors' code computes it.")] = None,
+    ablation: Annotated[list[str] | None, typer.Option(help="A row of CAMP's Table 3, such as base or no-gates; `cmr ablate --help` "
+                                                         "names them. Can be given several times.")] = None,
+    warmup_steps: Annotated[int | None, typer.Option(min=0, help="Steps with all negatives first. Default: the recipe's, "
+                                                       "or what the model needs.")] = None,
+    settings: Settings = None,
+    imports: Imports = None,
+    device: Device = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, tf32 (NVIDIA GPUs) or bf16. Default: fp32.")] = None,
+    engine: Engine = True,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read data ahead. "
+                                                  "Default: 0 on a CPU, up to 4 on a GPU.")] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps, with a checkpoint: to try things out.")] = None,
+):
+    """Train a model and keep its best epoch by R@sum on the dev split. Ctrl-C saves a checkpoint first.
+
+    \b
+    Examples:
+      cmr train                                       IMRAM, built-in scenes
+      cmr train --model scan --direction text --out runs/scan
+      cmr train --model camp --ablation no-gates      a row of CAMP's Table 3
+      cmr train --set margin=0.3 --set schedule=cosine --set optimiser=adamw
+      cmr train --import my_module --model mine       a model of your own
+      cmr train --data data/f30k --recipe imram-f30k  the paper's settings
+      cmr train --out runs/scan --resume              go on after a stop
+
+    \b
+    On several GPUs or machines, which share each batch (or, with --device cpu, on one CPU):
+      accelerate launch --multi_gpu --num_processes 4 -m cmr.cli train --data D
+
+    \b
+    The run's folder then holds
+      best/, last/              models for cmr evaluate and from_pretrained
+      metrics.csv, curves.png   loss and recall by epoch
+      recipe.json               every setting
+      tensorboard/              for tensorboard --logdir runs
+    """
+    with plain_errors():
+        import_own(imports)
+        args = {"embed_dim": embed_dim, "steps": steps, "direction": direction, "pooling": pooling, "memory": memory, "variant": variant}
+        fields = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "warmup_steps": warmup_steps}
+        asked = fields, {**args, **ablation_arguments(ablation)}, read_settings(settings)
+        start(data, recipe, model, out, resume, asked, device, precision=precision, max_steps=max_steps, workers=workers, engine=engine)
