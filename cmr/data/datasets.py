@@ -1,7 +1,5 @@
 """Images and captions on disk: features, captions, which image each caption belongs to; and batches of them."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -143,7 +141,7 @@ def _check_regions(mask: ndarray | None, boxes, shape: tuple, source: Path) -> N
     _need(not empty.size, source, f"image {empty} has no region at all in the mask; every image needs one")
 
 def check_parts(
-    split: ImageCaptions,
+    split: "ImageCaptions",
 ) -> None:
     "Raise ValueError naming the file where the parts of a split do not fit together."
     shape, n = tuple(split.features.shape), len(split.features)
@@ -423,10 +421,10 @@ class Batch:
         return self.image[:, None] == self.image[None]
 
     def __len__(self) -> int: return len(self.image)
-    def to(self, device, non_blocking: bool = False) -> Batch:
+    def to(self, device, non_blocking: bool = False) -> "Batch":
         "The same batch on another device."
         return replace(self, **{f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)})
-    def pin_memory(self) -> Batch:
+    def pin_memory(self) -> "Batch":
         "The same batch in page-locked memory, from where a GPU copies faster."
         return replace(self, **{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
 

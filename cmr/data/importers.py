@@ -1,7 +1,5 @@
 """Captions and features as others publish them, turned into HDF5."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

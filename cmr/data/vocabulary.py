@@ -1,7 +1,5 @@
 """Sentences as numbers: tokens, and the vocabulary that counts them."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -122,7 +120,7 @@ class Vocabulary:
         check_words(self.idx2word, marks, max_words)
 
     @classmethod
-    def build(cls, captions: Iterable[str], min_count: int = 4, marks: bool = False, max_words: int | None = None) -> Vocabulary:
+    def build(cls, captions: Iterable[str], min_count: int = 4, marks: bool = False, max_words: int | None = None) -> "Vocabulary":
         "Number the words that the training captions use `min_count` times or more; ValueError where there is none."
         return cls(frequent_words(captions, min_count), marks, max_words)
 
@@ -139,7 +137,7 @@ class Vocabulary:
         with atomic_write(path) as partial: partial.write_text(published(self.idx2word, self.marks, self.max_words), encoding="utf-8")
 
     @classmethod
-    def load(cls, path: str | Path, **settings) -> Vocabulary:
+    def load(cls, path: str | Path, **settings) -> "Vocabulary":
         "Read a vocabulary; `marks` and `max_words`, where given, go before what the file says. Raises as `read_vocabulary` does."
         return cls(**{**read_vocabulary(path), **settings})
 

@@ -1,7 +1,5 @@
 """Pictures as regions: a small detector cuts pieces out of a scene, describes them and names them."""
 
-from __future__ import annotations
-
 from importlib.resources import files
 from pathlib import Path
 from typing import cast

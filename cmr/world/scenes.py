@@ -1,7 +1,5 @@
 """Drawn scenes, sentences about them, and which sentence is true of which scene."""
 
-from __future__ import annotations
-
 import json
 import math
 import random
