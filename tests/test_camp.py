@@ -10,7 +10,7 @@ from cmr.camp import ABLATIONS, CAMP, FORM, FragmentPooling, Matching, ablation,
 from cmr.data import Vocabulary
 from cmr.encoders import Fragments
 from cmr.fast import AnyModel, MessagePassing, floats_per_tile, pair_scores, plan, score_all, scores_of, training_scores
-from cmr.fast.camp_engine import as_query, equal_lengths, fusion_halves, is_separable, weighted_sum
+from cmr.fast.camp_engine import _asking, equal_lengths, fusion_halves, is_separable, weighted_sum
 from cmr.fast.scoring import tile_bytes
 from cmr.losses import MatchingBCE, Triplet, matching_bce, triplet
 from cmr.matcher import MODELS
@@ -367,7 +367,7 @@ def test_matching():
 def test_rows_of_equal_length():
     mask = torch.arange(5) < torch.tensor([1, 1, 3, 5, 5])[:, None]
     assert equal_lengths(mask) == [(slice(0, 2), 1), (slice(2, 3), 3), (slice(3, 5), 5)]
-    assert as_query({"values": torch.zeros(5, 5, 2)}, 1)["values"].shape == (5, 1, 5, 2)
+    assert _asking({"values": torch.zeros(5, 5, 2)}, 1)["values"].shape == (5, 1, 5, 2)
 
 
 @pytest.mark.parametrize("form", [dict(gates="scalar"), dict(gates="scalar", fusion="concat"), dict(gates=False), dict(gates=False, fusion="concat")], ids=str)
@@ -477,5 +477,5 @@ def test_what_a_tile_needs_is_bounded():
         wide = [Fragments(torch.zeros(1, k, 64), torch.ones(1, k, dtype=torch.bool)) for k in (36, 12)]
         small, large = tile_bytes(model, *wide, 4, 4, engine), tile_bytes(model, *wide, 64, 64, engine)
         assert 0 < small < large
-    way, model = plan(built(d=64)), built(d=64)
-    assert way.floats_per_tile(500, 500, 36, 12, torch.zeros(0, 64)) < floats_per_tile(model, 500, 500, 36, 12, 64) / 100
+    own, model = plan(built(d=64)), built(d=64)
+    assert own.floats_per_tile(500, 500, 36, 12, torch.zeros(0, 64)) < floats_per_tile(model, 500, 500, 36, 12, 64) / 100

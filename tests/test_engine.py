@@ -98,8 +98,8 @@ def expected_score(model, V, T, name, variant, renormalise):
             total = total + sum(literal.cos(x, c) for x, c in zip(original, C)) / len(C)
             now = list(literal.l2norm(torch.stack([literal.aggregate(name, p[side], x, c) for x, c in zip(now, C)]), -1))
         return total
-    ways = DIRECTIONS[model.direction]
-    return torch.stack([torch.stack([sum(one(*((list(t), list(v)) if way == "text" else (list(v), list(t))), way) for way in ways) for t in T]) for v in V])
+    directions = DIRECTIONS[model.direction]
+    return torch.stack([torch.stack([sum(one(*((list(t), list(v)) if direction == "text" else (list(v), list(t))), direction) for direction in directions) for t in T]) for v in V])
 
 
 @pytest.mark.parametrize("name,direction,steps", [(n, d, k) for n, d, k in itertools.product(MEMORIES, DIRECTIONS, (1, 2, 3)) if k > 1 or n == "add"])
@@ -396,8 +396,8 @@ def test_fragments_in_half_precision_give_float32_scores(dtype):
 
 def test_rescaling_is_the_released_one(lists):
     (images, _), (captions, _) = lists
-    way = plan(build(variant="released", renormalise=True))
-    assert way.text.rescale is way.image.rescale is released_normalize and not way.text.cosine
+    own = plan(build(variant="released", renormalise=True))
+    assert own.text.rescale is own.image.rescale is released_normalize and not own.text.cosine
 
 
 def test_the_last_update_is_not_made(sides, monkeypatch):
@@ -412,20 +412,20 @@ def test_the_last_update_is_not_made(sides, monkeypatch):
 
 @torch.no_grad()
 def test_buffers_are_shared_and_large_enough(sides, monkeypatch):
-    way, short = plan(build(steps=3)), plan(build(steps=1))
-    V, T = way.prepare(*sides)
+    own, short = plan(build(steps=3)), plan(build(steps=1))
+    V, T = own.prepare(*sides)
     for room in (1, 4, 50):
-        spaces = way.spaces(V, T, room)
+        spaces = own.spaces(V, T, room)
         assert [len(s) for s in spaces] == [2, 2] and all(x.numel() == room * 4 * 4 for s in spaces for x in s)
     assert [len(s) for s in short.spaces(*short.prepare(*sides), 4)] == [0, 0]
 
 
 def test_memory_needed_grows_with_everything():
-    way, sizes = plan(build()), {"images": 50, "captions": 60, "m": 5, "n": 6}
-    base = way.floats_per_tile(**sizes, like=torch.zeros(0, 8))
-    for key, value in sizes.items(): assert way.floats_per_tile(**{**sizes, key: 2 * value}, like=torch.zeros(0, 8)) > base
-    assert way.floats_per_tile(**sizes, like=torch.zeros(0, 16)) > base
-    assert way.floats_per_tile(1, 1, 36, 60, torch.zeros(0, 1024)) >= way.floats_per_pair(36, 60, 1024)
+    own, sizes = plan(build()), {"a": 50, "b": 60, "m": 5, "n": 6}
+    base = own.floats_per_tile(**sizes, like=torch.zeros(0, 8))
+    for key, value in sizes.items(): assert own.floats_per_tile(**{**sizes, key: 2 * value}, like=torch.zeros(0, 8)) > base
+    assert own.floats_per_tile(**sizes, like=torch.zeros(0, 16)) > base
+    assert own.floats_per_tile(1, 1, 36, 60, torch.zeros(0, 1024)) >= own.floats_per_pair(36, 60, 1024)
 
 
 # Who gets the plan

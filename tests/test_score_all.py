@@ -347,7 +347,7 @@ def test_other_errors_are_not_taken_for_it(vectors):
 # --- the command
 
 def test_sizes_as_people_write_them():
-    from cmr.cli import as_bytes
+    from cmr.cli.evaluate import as_bytes
     sizes = {"500MB": 5 * 10**8, "2GB": 2 * 10**9, "1.5 GiB": 3 * 2**29, ".5gb": 5 * 10**8, "64kib": 2**16, "800b": 800, None: None}
     assert {size: as_bytes(size) for size in sizes} == sizes
     for size in ("", "2", "GB", "-1GB", "2 gigs", "1e3MB", "1.2.3MB"):
@@ -366,7 +366,7 @@ def test_evaluate_hands_on_file_and_bound(tmp_path, monkeypatch):
     monkeypatch.setattr(cmr.training, "evaluate", evaluate)
     words = ["evaluate", str(model / "imram"), "--data", str(model), "--split", "sample", "--device", "cpu"]
     said = [CliRunner().invoke(app, words + more) for more in ([], ["--scores", str(tmp_path / "s.npy"), "--max-memory", "1.5GB"], ["--max-memory", "much"])]
-    assert given == [(None, {}), (15 * 10**8, {"out": tmp_path / "s.npy"})]
+    assert given == [(None, {"out": None, "engine": True}), (15 * 10**8, {"out": tmp_path / "s.npy", "engine": True})]
     assert "24 images by 120 captions" in said[1].output and "The scores" not in said[0].output
     assert said[2].exit_code == 2 and "for example 500MB or 2GB" in said[2].output
 

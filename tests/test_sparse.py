@@ -38,7 +38,7 @@ class Curious(Meeting):
 
 
 class Own(Meeting):
-    "It has a way of its own to score pairs."
+    "It scores pairs as it likes."
     def score_pairs(self, images, captions):
         self.called = True
         return torch.stack([self.logits(images[p], captions[p])[0, 0] for p in range(len(images))])
@@ -143,13 +143,13 @@ def test_any_lengths_blocks_and_slopes(regions, words, seed, share, pairs, cls):
 @pytest.mark.parametrize("cls", [Meeting, Curious, Own, Heir, Doubled, VSE, SCAN, IMRAM, CAMP])
 def test_pairs_are_the_diagonal(cls):
     model, (images, captions) = made(cls), sides(7, 7)
-    close(AnyModel(model).pairs(*AnyModel(model).prepare(images, captions)), sparse.diagonal(model.logits(images, captions)))
+    close(AnyModel(model).pairs(*AnyModel(model).prepare(images, captions)), sparse._diagonal(model.logits(images, captions)))
     for engine in (True, False): close(pair_scores(model, images, captions, engine), model.score(images, captions).diag())
 
 
 def test_what_can_be_mapped_is_mapped(monkeypatch):
     asked = []
-    monkeypatch.setattr(sparse, "diagonal", lambda block: asked.append(1) or block.diagonal())
+    monkeypatch.setattr(sparse, "_diagonal", lambda block: asked.append(1) or block.diagonal())
     images, captions = sides(7, 7)
     for cls, blocks in ((Meeting, 0), (IMRAM, 0), (CAMP, 0), (Curious, 2)):
         asked.clear()
@@ -285,11 +285,11 @@ def test_random_numbers_of_many_blocks_and_lengths(pairs, monkeypatch):
     slope = torch.randn(5, 7, dtype=F64)
     scores, grads, after = drawn(model, images, captions, slope, True)
     torch.manual_seed(7)
-    way = plan(model)
+    own = plan(model)
     (rows, m), (columns, n) = (sparse.shortest_first(x.mask) for x in (images, captions))
-    first, second = way.prepare(images[rows], captions[columns])
+    first, second = own.prepare(images[rows], captions[columns])
     found = torch.zeros(5, 7, dtype=F64)
-    for i, k, c, l in sparse.blocks(m, n, pairs): found[i, c] = way.all_pairs(sparse.cut(first, i, k), sparse.cut(second, c, l))  # noqa: E741
+    for i, k, c, l in sparse.blocks(m, n, pairs): found[i, c] = own.all_pairs(sparse.cut(first, i, k), sparse.cut(second, c, l))  # noqa: E741
     found = found[rows.argsort()][:, columns.argsort()]
     close(scores, found)
     expected = torch.autograd.grad((found * slope).sum(), leaves_of(model, images, captions), allow_unused=True)
@@ -315,7 +315,7 @@ def test_a_memory_with_dropout():
 
 
 def test_without_random_numbers_the_generator_is_not_touched(monkeypatch):
-    monkeypatch.setattr(sparse, "slopes_in_order", None)
+    monkeypatch.setattr(sparse, "_slopes_in_order", None)
     model, (images, captions) = made(Dropping).eval(), sides()
     torch.manual_seed(3)
     training_scores(model, images, captions)[0, 0].backward()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -29,11 +30,8 @@ def equal_lengths(
     return [(slice(end - count, end), length) for end, count, length in zip(ends, counts.tolist(), lengths.tolist())]
 
 
-def as_query(
-    side: Side,
-    axis: int, # 0: it meets all of the other side; 1: row p meets row p only
-) -> Side:     # tensors (1, B, k, ...) or (P, 1, k, ...)
-    "A side as the one that asks."
+def _asking(side: Side, axis: int) -> Side:
+    "A side as the one that asks: (1, B, k, ...) where it meets all of the other (axis 0), (P, 1, k, ...) where row p meets row p only (1)."
     return {name: x.unsqueeze(axis) for name, x in side.items()}
 
 
@@ -100,26 +98,17 @@ def fuse_separately(
     return y.relu() if into is None else y.relu_()
 
 
-def scorer_matrix(
-    pool: FragmentPooling, # with attention
-) -> Tensor:               # (., d)
+def _scorer_matrix(pool: FragmentPooling) -> Tensor:
     "The matrix of its first layer."
     return cast(nn.Linear, pool.scorer[0]).weight
 
 
-def first_layer(
-    pool: FragmentPooling,
-    fused: Tensor, # (R, Q, q, d)
-) -> Tensor:       # (R, Q, q, .)
+def _first_layer(pool: FragmentPooling, fused: Tensor) -> Tensor:
     "What the pooling's first layer makes of fused fragments; nothing where the mean is taken."
     return pool.scorer[0](fused) if pool.attention else fused[..., :0]
 
 
-def pool_shares(
-    pool: FragmentPooling,
-    begun: Tensor, # (..., k, .) what its first layer gave
-    mask: Tensor,  # (..., k)
-) -> Tensor:       # (..., k)
+def _pool_shares(pool: FragmentPooling, begun: Tensor, mask: Tensor) -> Tensor:
     "The share of each fragment (CAMP Eq. 10)."
     return branch_shares(pool.scorer[1:](begun) * pool.scale, mask)
 
@@ -133,7 +122,7 @@ class Listener:
     def as_query(self, x: Tensor) -> Side:
         "What fragments (B, k, d) need only once: their half of F, and of the pooling's first layer."
         side = {"own": linear(x, fusion_halves(self.fusion)[0])} if is_separable(self.fusion) else {}
-        if self.fusion.fuse and self.fusion.residual and self.pool.attention: side["begun"] = linear(x, scorer_matrix(self.pool))
+        if self.fusion.fuse and self.fusion.residual and self.pool.attention: side["begun"] = linear(x, _scorer_matrix(self.pool))
         return side
 
     def as_response(self, y: Tensor) -> Side:
@@ -141,8 +130,9 @@ class Listener:
         if is_separable(self.fusion): return {"message": linear(y, fusion_halves(self.fusion)[1])}
         return {"message": self.pool.scorer[0](y)} if self.pool.attention and not self.fusion.fuse else {}
 
-    def fused(self, query: Side, response: Side, weights: Tensor, dots: Sequence[Tensor], spaces: Sequence) -> Tensor:
+    def fused(self, query: Side, response: Side, weights: Tensor, dots: Sequence[Tensor], spaces: Sequence | None) -> Tensor:
         "Fused fragments before the residual, (R, Q, q, d) (CAMP Eq. 6 and 9); dots: for scalar gates, products (R, r, Q, q)."
+        spaces = spaces or (None, None)
         if not is_separable(self.fusion):
             return fuse_together(self.fusion, query["values"], mix(weights, response["values"], spaces[0]), spaces[1])
         agreement = (weights * dots[0]).sum(1) if self.fusion.kind else None
@@ -152,7 +142,7 @@ class Listener:
         "v* or t*, (R, Q, d), of fused fragments (R, Q, q, d), what the pooling began with them, and the residual (CAMP Eq. 10-11)."
         residual = self.fusion.residual
         begun = begun + query["begun"] if residual and self.pool.attention else begun
-        if self.pool.attention: shares = pool_shares(self.pool, begun, query["mask"]).to(fused.dtype)
+        if self.pool.attention: shares = _pool_shares(self.pool, begun, query["mask"]).to(fused.dtype)
         else: shares = even_weights(query["mask"], fused.dtype)[..., 0, :].expand(fused.shape[:-1])
         y = weighted_sum(shares, fused)
         return y + torch.einsum("...k,...kd->...d", shares, query["values"].to(shares.dtype)) if residual else y
@@ -165,69 +155,77 @@ def passed_on(
     weights: Tensor, # (R, r, Q, q)
 ) -> Tensor:         # (R, Q, d)
     "v* or t* of messages that nothing is done to: shares times weights, a mixture of responses."
-    if pool.attention: shares = pool_shares(pool, mix(weights, response["message"]), query["mask"])
+    if pool.attention: shares = _pool_shares(pool, mix(weights, response["message"]), query["mask"])
     else: shares = even_weights(query["mask"], weights.dtype)[..., 0, :]
     mixture = (weights * shares[:, None]).sum(-1).transpose(1, 2)
     return mixture.to(response["values"].dtype) @ response["values"]
 
 
 def pair_vectors(
-    side: Listener,
+    listener: Listener,
     query: Side,              # (R or 1, Q, q, ...)
     response: Side,           # (R, r, ...)
     tables: Sequence[Tensor], # (R, r, Q, q): affinities and, for scalar gates, products
-    spaces: Sequence = (None, None),
+    spaces: Sequence | None = None,
 ) -> Tensor:                  # (R, Q, d)
     "One vector for each pair: v* where regions ask, t* where words do."
     weights = message_weights(tables[0], response["mask"])
-    if not side.fusion.fuse: return passed_on(side.pool, query, response, weights)
-    fused = side.fused(query, response, weights, tables[1:], spaces)
-    return side.pooled(query, fused, first_layer(side.pool, fused))
+    if not listener.fusion.fuse: return passed_on(listener.pool, query, response, weights)
+    fused = listener.fused(query, response, weights, tables[1:], spaces)
+    return listener.pooled(query, fused, _first_layer(listener.pool, fused))
 
 
 def packed_vectors(
-    side: Listener,
+    listener: Listener,
     query: Side,              # (Q, q, ...), shortest first
     response: Side,           # (R, r, ...)
     tables: Sequence[Tensor], # (R, r, Q, q)
-    spaces: Sequence,
+    spaces: Sequence | None,  # buffers, where no graph is kept
 ) -> Tensor:                  # (R, Q, d)
     "The same of all pairs, queries laid end to end so that F sees no padding."
     parts = equal_lengths(query["mask"])
-    if len(parts) == 1 or not side.fusion.fuse: return pair_vectors(side, as_query(query, 0), response, tables, spaces)
+    if len(parts) == 1 or not listener.fusion.fuse: return pair_vectors(listener, _asking(query, 0), response, tables, spaces)
     packed = {name: torch.cat([x[rows, :k].flatten(0, 1) for rows, k in parts])[None, None] for name, x in query.items()}
     A, *dots = (torch.cat([x[:, :, rows, :k].flatten(2) for rows, k in parts], -1)[:, :, None] for x in tables)
-    fused = side.fused(packed, response, message_weights(A, response["mask"]), dots, spaces)[:, 0]
+    fused = listener.fused(packed, response, message_weights(A, response["mask"]), dots, spaces)[:, 0]
     sizes = [(rows.stop - rows.start) * k for rows, k in parts]
-    pieces = zip(parts, fused.split(sizes, 1), first_layer(side.pool, fused).split(sizes, 1))
-    return torch.cat([side.pooled(as_query(cut(query, rows, k), 0), x.unflatten(1, (-1, k)), begun.unflatten(1, (-1, k)))
+    pieces = zip(parts, fused.split(sizes, 1), _first_layer(listener.pool, fused).split(sizes, 1))
+    return torch.cat([listener.pooled(_asking(cut(query, rows, k), 0), x.unflatten(1, (-1, k)), begun.unflatten(1, (-1, k)))
                       for (rows, k), x, begun in pieces], 1)
 
 
-def pair_tables(
-    aggregation: MessageAggregation,
-    products_too: bool, # for scalar gates
-    images: Side,       # (R, m, ...)
-    captions: Side,     # (R or 1, C, n, ...), as those who ask
-) -> list[Tensor]:      # (R, m, C, n) each
-    "Scaled affinities (CAMP Eq. 1), and products of fragments where they are needed."
-    values, shape = images["values"], (*images["mask"].shape, *captions["mask"].shape[1:])
-    if aggregation.attention: A = products(values, captions["key"]) * aggregation.hidden ** -.5
-    else: A = values.new_zeros(1).expand(shape)
-    return [A, products(values, captions["values"])] if products_too else [A]
+def _tables(passing: MessagePassing, images: Side, captions: Side) -> list[Tensor]:
+    "Scaled affinities (Eq. 1) and, for scalar gates, products: (R, m, C, n) each of images (R, m, ...), captions (R or 1, C, n, ...)."
+    values, a = images["values"], passing.aggregation
+    if a.attention: A = products(values, captions["key"]) * a.hidden ** -.5
+    else: A = values.new_zeros(1).expand(*images["mask"].shape, *captions["mask"].shape[1:])
+    scalar = is_separable(passing.regions.fusion) and passing.regions.fusion.kind is not None
+    return [A, products(values, captions["values"])] if scalar else [A]
 
 
-def fusion_spaces(
-    fusion: GatedFusion,
-    images: Side,
-    captions: Side,
-    room: int, # pairs in a block
-) -> tuple[Tensor | None, Tensor | None]:
-    "Two buffers that all blocks share, as far as they are needed."
+def _prepare(passing: MessagePassing, images: Fragments, captions: Fragments) -> tuple[Side, Side]:
+    "Both sides in one dtype, of which mixed precision may have left two; the keys of both are with the words."
+    kind = min(images.values.dtype, captions.values.dtype, key=lambda dtype: dtype.itemsize)
+    v, t, a = images.values.to(kind), captions.values.to(kind), passing.aggregation
+    regions = {"values": v, "mask": images.mask, **passing.regions.as_query(v), **passing.words.as_response(v)}
+    words = {"values": t, "mask": captions.mask, **passing.words.as_query(t), **passing.regions.as_response(t)}
+    if a.attention: words["key"] = linear(linear(t, a.project_words.weight), a.project_regions.weight.t())
+    return regions, words
+
+
+def _fusion_spaces(fusion: GatedFusion, images: Side, captions: Side, room: int) -> tuple[Tensor | None, Tensor | None]:
+    "Two buffers that all blocks of `room` pairs share, as far as they are needed."
     separable = is_separable(fusion)
     mixed = images["message" if separable else "values"]
     size = room * max(mixed.shape[1], captions["mask"].shape[1]) * mixed.shape[2]
     return buffer(mixed, size, 0) if fusion.fuse else None, buffer(mixed, size, 1) if fusion.fuse and not separable else None
+
+
+def _tile_floats(passing: MessagePassing, a: int, b: int, m: int, n: int, like: Tensor) -> int:
+    "Numbers for a tile of a images and b captions: both sides' preparations, sorted copies, and a block of pairs."
+    d, pair = like.shape[-1], passing.floats_per_pair(m, n, like.shape[-1])
+    block = min(a * b * pair, block_bytes(like.device) // like.element_size() * 3 // 2)
+    return 10 * (a * m + b * n) * d + 4 * a * b + max(pair, block)
 
 
 @dataclass(frozen=True)
@@ -237,7 +235,7 @@ class MessagePassing:
     regions: Listener
     words: Listener
     matching: Matching
-    form: dict[str, Any]
+    finish: Callable[[Tensor], Tensor] # logits to scores
 
     @property
     def weights(self) -> list[Tensor]:
@@ -245,49 +243,29 @@ class MessagePassing:
         parts = self.aggregation, self.regions.fusion, self.regions.pool, self.words.fusion, self.words.pool, self.matching
         return [p for part in parts for p in part.parameters()]
 
-    def finish(self, logits: Tensor) -> Tensor:
-        "Logits, or probabilities where the model gives those."
-        return form_scores(self.form, logits)
-
-    def prepare(self, images: Fragments, captions: Fragments) -> tuple[Side, Side]:
-        "Everything that an image, or a caption, has for itself; the keys of both sides are with the words."
-        kind = min(images.values.dtype, captions.values.dtype, key=lambda dtype: dtype.itemsize)      # mixed precision may have left two
-        def side(x, own, other): return {"values": x.to(kind), **own.as_query(x.to(kind)), **other.as_response(x.to(kind))}
-        a, regions, words = self.aggregation, side(images.values, self.regions, self.words), side(captions.values, self.words, self.regions)
-        if a.attention: words["key"] = linear(linear(words["values"], a.project_words.weight), a.project_regions.weight.t())
-        return {**regions, "mask": images.mask}, {**words, "mask": captions.mask}
-
-    def tables(self, images: Side, captions: Side) -> list[Tensor]:
-        "As `pair_tables`."
-        return pair_tables(self.aggregation, is_separable(self.regions.fusion) and self.regions.fusion.kind is not None, images, captions)
-
     def all_pairs(self, images: Side, captions: Side, spaces: Any = None) -> Tensor:
         "Every image with every caption, (I, C)."
-        tables, buffers = self.tables(images, as_query(captions, 0)), spaces or (None, None)
-        t = packed_vectors(self.words, captions, images, tables, buffers)
-        v = packed_vectors(self.regions, images, captions, [x.permute(2, 3, 0, 1).contiguous() for x in tables], buffers)
+        tables = _tables(self, images, _asking(captions, 0))
+        t = packed_vectors(self.words, captions, images, tables, spaces)
+        v = packed_vectors(self.regions, images, captions, [x.permute(2, 3, 0, 1).contiguous() for x in tables], spaces)
         return wide(self.matching(v.transpose(0, 1), t))
 
     def pairs(self, images: Side, captions: Side) -> Tensor:
         "Image p with caption p only, (P,)."
-        asking, tables = as_query(captions, 1), self.tables(images, as_query(captions, 1))
-        t = pair_vectors(self.words, asking, images, tables)
-        v = pair_vectors(self.regions, as_query(images, 1), captions, [x.permute(0, 3, 2, 1) for x in tables])
+        tables = _tables(self, images, _asking(captions, 1))
+        t = pair_vectors(self.words, _asking(captions, 1), images, tables)
+        v = pair_vectors(self.regions, _asking(images, 1), captions, [x.permute(0, 3, 2, 1) for x in tables])
         return wide(self.matching(v, t))[:, 0]
 
     def spaces(self, images: Side, captions: Side, room: int) -> Any:
-        "As `fusion_spaces`."
-        return fusion_spaces(self.regions.fusion, images, captions, room)
+        "Two buffers, or None."
+        return _fusion_spaces(self.regions.fusion, images, captions, room)
 
     def floats_per_pair(self, m: int, n: int, d: int) -> int:
         "Tables of regions by words, and a few vectors for each fragment of the longer side."
         return 4 * max(m, n) * d + 8 * m * n
 
-    def floats_per_tile(self, images: int, captions: int, m: int, n: int, like: Tensor) -> int:
-        "Both sides' preparations, sorted copies, and a block of pairs."
-        d, pair = like.shape[-1], self.floats_per_pair(m, n, like.shape[-1])
-        block = min(images * captions * pair, block_bytes(like.device) // like.element_size() * 3 // 2)
-        return 10 * (images * m + captions * n) * d + 4 * images * captions + max(pair, block)
+    prepare, floats_per_tile = _prepare, _tile_floats
 
 
 @plan.register
@@ -298,4 +276,4 @@ def camp_plan(model: CAMP) -> Plan:
     same = all(type(getattr(model, name)) is cls for name, cls in known.items())
     if not same or not as_written(model, CAMP, "score", "logits"): return AnyModel(model)
     regions, words = Listener(model.fuse_regions, model.pool_regions), Listener(model.fuse_words, model.pool_words)
-    return MessagePassing(model.aggregation, regions, words, model.matching, model.form)
+    return MessagePassing(model.aggregation, regions, words, model.matching, partial(form_scores, model.form))

@@ -20,10 +20,7 @@ from cmr.memory import MLP, Add, Att, Distill, Gate
 from cmr.similarity import inverse_lengths, wide
 
 
-def numbered(
-    side: Side,
-    name: str,
-) -> list[Tensor]: # name0, name1, ...
+def _numbered(side: Side, name: str) -> list[Tensor]:
     "The tensors of a side that go by a name and a number."
     return [side[f"{name}{n}"] for n in range(len(side)) if f"{name}{n}" in side]
 
@@ -76,23 +73,15 @@ def halves(
     return x, c
 
 
-def blend(
-    a: Tensor,    # (..., d); used up where no graph is kept
-    b: Tensor,    # (..., d)
-    gate: Tensor, # (..., d) or (..., 1), before its sigmoid; used up as well
-) -> Tensor:      # (..., d)
+def _blend(a: Tensor, b: Tensor, gate: Tensor) -> Tensor:
     "gate * b + (1 - gate) * a."
     b, gate = b.to(a.dtype).expand_as(a), gate.to(a.dtype)
     return a.lerp(b, gate.sigmoid()) if torch.is_grad_enabled() else a.lerp_(b, gate.sigmoid_())
 
 
-def distilled(
-    x: Tensor, # (..., d) queries
-    o: Tensor, # (..., d) the fused feature before its tanh; used up where no graph is kept
-    g: Tensor, # (..., d) the gate before its sigmoid; used up as well
-) -> Tensor:   # (..., d)
+def _distilled(x: Tensor, o: Tensor, g: Tensor) -> Tensor:
     "IMRAM Eq. 7 from what its two layers gave."
-    return blend(o.tanh() if torch.is_grad_enabled() else o.tanh_(), x, g)
+    return _blend(o.tanh() if torch.is_grad_enabled() else o.tanh_(), x, g)
 
 
 @dataclass(frozen=True)
@@ -103,10 +92,10 @@ class Halves:
     join: Callable[..., Tensor]                    # queries (..., d) and parts (..., p) to the next queries (..., d)
 
 
-_gate = Halves(lambda f: [halves(f.gate)[0]], lambda f, c: [linear(c, halves(f.gate)[1], f.gate.bias), c], lambda x, g, c: blend(c, x, g))
+_gate = Halves(lambda f: [halves(f.gate)[0]], lambda f, c: [linear(c, halves(f.gate)[1], f.gate.bias), c], lambda x, g, c: _blend(c, x, g))
 HALVES: dict[type, Halves] = {  # by the exact class: a subclass may do something else
     Distill: Halves(lambda f: [halves(f.linear)[0], halves(f.gate)[0]],
-                    lambda f, c: [linear(c, halves(layer)[1], layer.bias) for layer in (f.linear, f.gate)], distilled),
+                    lambda f, c: [linear(c, halves(layer)[1], layer.bias) for layer in (f.linear, f.gate)], _distilled),
     Gate: _gate, Att: _gate,
     Add: Halves(lambda f: [], lambda f, c: [c], lambda x, c: x + c),
     MLP: Halves(lambda f: [], lambda f, c: [f.linear(c)], lambda x, c: x + c.tanh()),
@@ -163,7 +152,7 @@ class Recurrence:
 
 
 def recurrent_scores(
-    way: Recurrence,
+    direction: Recurrence,
     query: Side,      # (R, Q, q, ...), or (1, Q, q, ...) where all responses meet the same
     response: Side,   # (R, r, ...)
     dots: Tensor,     # (R, r, Q, q) their products
@@ -171,16 +160,16 @@ def recurrent_scores(
 ) -> Tensor:          # (R, Q)
     "Queries with responses, summed over the K steps (Eq. 12)."
     x, y, masks = query["values"], response["values"], [needed(side["mask"]) for side in (query, response)]
-    shares, messages, G = numbered(query, "share"), numbered(response, "message"), response["gram"][:, :, :y.shape[1]]
+    shares, messages, G = _numbered(query, "share"), _numbered(response, "message"), response["gram"][:, :, :y.shape[1]]
     now, inverse, total = dots, query["inverse"], torch.zeros((), device=dots.device)
-    for k in range(way.steps):
-        weights = way.weigh(now * inverse[:, None] if way.cosine else now, *masks)
+    for k in range(direction.steps):
+        weights = direction.weigh(now * inverse[:, None] if direction.cosine else now, *masks)
         total = total + context_cosines(weights, dots, G, query["inverse"])
-        if k + 1 == way.steps: break                                      # nobody reads the memory after the last step
-        x = way.update(x, [] if k else shares, weights, messages, spaces[k % 2] if spaces else ())
+        if k + 1 == direction.steps: break                                      # nobody reads the memory after the last step
+        x = direction.update(x, [] if k else shares, weights, messages, spaces[k % 2] if spaces else ())
         now = products(y, x)
-        if way.cosine: inverse = inverse_lengths(x)
-    return way.pool(total, query["mask"])
+        if direction.cosine: inverse = inverse_lengths(x)
+    return direction.pool(total, query["mask"])
 
 
 def both_directions(
@@ -198,28 +187,29 @@ def both_directions(
     return by_words, recurrent_scores(image, regions, captions, dots.permute(swap).contiguous(), spaces) if image else None
 
 
-def step_spaces(
-    images: Side,
-    captions: Side,
-    room: int, # pairs in a block
-) -> tuple[list[Tensor], list[Tensor]]: # for even and for odd steps
+def _step_spaces(images: Side, captions: Side, room: int) -> tuple[list[Tensor], list[Tensor]]:
     "Buffers that all blocks share, two sets in turns: fresh memory costs more than what is computed in it."
-    def need(a, b): return [(room * message.shape[2] * b["values"].shape[1], message) for message in numbered(a, "message")]
+    def need(a, b): return [(room * message.shape[2] * b["values"].shape[1], message) for message in _numbered(a, "message")]
     largest = [max(filter(None, both), key=lambda need: need[0]) for both in zip_longest(need(images, captions), need(captions, images))]
     even, odd = ([buffer(message, size, 2 * n + k) for n, (size, message) in enumerate(largest)] for k in range(2))
     return even, odd
 
 
-def prepared_floats(
-    asks: Recurrence | None,    # the direction in which this side asks
-    answers: Recurrence | None, # the direction in which it answers
-    k: int,                     # fragments of a row
-    d: int,                     # width
-) -> int:
+def _prepared_floats(asks: Recurrence | None, answers: Recurrence | None, k: int, d: int) -> int:
     "Numbers for one fragment: prepared, and again in the sorted copy, which has the fragment too."
     shares = sum(map(len, HALVES[type(asks.memory)].weights(asks.memory))) if asks and asks.steps > 1 else 0
     prepared = (1 + shares if asks else 0) + (k + (2 * d if answers.steps > 1 else 0) if answers else 0)
     return 2 * (prepared + 1) + d
+
+
+def _tile_floats(both: Recurrences, a: int, b: int, m: int, n: int, like: Tensor) -> int:
+    "Numbers for a images and b captions: both sides prepared, a sorted copy, a block of pairs, the scores twice to be put in order."
+    d, size = like.shape[-1], like.element_size()
+    pair = both.floats_per_pair(m, n, d)
+    block = min(a * b * pair, max(block_bytes(like.device) // size, pair))
+    sides = a * m * _prepared_floats(both.image, both.text, m, d) + b * n * _prepared_floats(both.text, both.image, n, d)
+    found = sides + 2 * a * b + 8 * (a + b) + block * 5 // 4  # a quarter more: what a memory makes in between
+    return found * max(1, 4 // size)                          # sums are in float32, whatever fragments are in
 
 
 @dataclass(frozen=True)
@@ -232,7 +222,8 @@ class Recurrences:
     @property
     def weights(self) -> list[Tensor]:
         "The memories' parameters."
-        return [p for way in (self.text, self.image) if way and way.memory is not None for p in way.memory.parameters()]
+        known = [direction for direction in (self.text, self.image) if direction and direction.memory is not None]
+        return [p for direction in known for p in direction.memory.parameters()]
 
     def prepare(self, images: Fragments, captions: Fragments) -> tuple[Side, Side]:
         "Everything that an image, or a caption, has for itself, whatever it is paired with."
@@ -254,20 +245,13 @@ class Recurrences:
 
     def spaces(self, images: Side, captions: Side, room: int) -> Any:
         "Buffers of `step_spaces`."
-        return step_spaces(images, captions, room)
+        return _step_spaces(images, captions, room)
 
     def floats_per_pair(self, m: int, n: int, d: int) -> int:
         "Tables of regions by words, and, where there is a memory, queries of full width."
-        return max(8 * m * n + 4 * d * q * (way.steps > 1) for way, q in ((self.text, n), (self.image, m)) if way)
+        return max(8 * m * n + 4 * d * q * (direction.steps > 1) for direction, q in ((self.text, n), (self.image, m)) if direction)
 
-    def floats_per_tile(self, images: int, captions: int, m: int, n: int, like: Tensor) -> int:
-        "Both sides prepared, and a sorted copy of them, one block of pairs, and the scores twice, to bring them into order."
-        d, size = like.shape[-1], like.element_size()
-        pair = self.floats_per_pair(m, n, d)
-        block = min(images * captions * pair, max(block_bytes(like.device) // size, pair))
-        sides = images * m * prepared_floats(self.image, self.text, m, d) + captions * n * prepared_floats(self.text, self.image, n, d)
-        found = sides + 2 * images * captions + 8 * (images + captions) + block * 5 // 4  # a quarter more: what a memory makes in between
-        return found * max(1, 4 // size)                                                  # sums are in float32, whatever fragments are in
+    floats_per_tile = _tile_floats
 
 
 @plan.register
@@ -275,14 +259,11 @@ def scan_plan(model: SCAN) -> Plan:
     "One step, one direction, and how it is pooled."
     if not as_written(model, SCAN, "score", "logits", "ask"): return AnyModel(model)
     pooled = partial(pool, pooling=model.pooling, lse_temperature=model.lse_temperature)
-    way = Recurrence(partial(clip, dim=-1, variant=model.variant), pooled, model.inverse_temperature, cosine=model.variant == "paper")
-    return Recurrences(**{model.direction: way})
+    direction = Recurrence(partial(clip, dim=-1, variant=model.variant), pooled, model.inverse_temperature, cosine=model.variant == "paper")
+    return Recurrences(**{model.direction: direction})
 
 
-def ram_recurrence(
-    ram: Any,   # a RAM block
-    steps: int, # K
-) -> Recurrence:
+def _ram_recurrence(ram: Any, steps: int) -> Recurrence:
     "What a block does in K steps."
     clipped, rescale = partial(clip, dim=-1, variant=ram.variant), released_normalize if ram.renormalise else None
     return Recurrence(clipped, pool, ram.inverse_temperature, steps, ram.memory, ram.variant == "paper", rescale)
@@ -293,4 +274,4 @@ def imram_plan(model: IMRAM) -> Plan:
     "K steps in each direction, with memories that can be taken apart."
     known = all(type(ram) is RAM and (model.steps == 1 or type(ram.memory) in HALVES) for ram in model.ram.values())
     if not known or not as_written(model, IMRAM, "score", "logits", "step_scores"): return AnyModel(model)
-    return Recurrences(**{direction: ram_recurrence(ram, model.steps) for direction, ram in model.ram.items()})
+    return Recurrences(**{direction: _ram_recurrence(ram, model.steps) for direction, ram in model.ram.items()})

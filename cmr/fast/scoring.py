@@ -136,18 +136,15 @@ def tile_bytes(
     engine: bool = True, # score by a plan, where there is one
 ) -> int:
     "What a tile needs: a copy of both sides, what scoring holds, and the scores."
-    (m, d), (n, _), way = images.values.shape[1:], captions.values.shape[1:], plan(model)
-    if engine and way.finish: held = way.floats_per_tile(a, b, m, n, images.values.new_empty(0, d, device=model.device))
+    (m, d), (n, _), own = images.values.shape[1:], captions.values.shape[1:], plan(model)
+    if engine and own.finish: held = own.floats_per_tile(a, b, m, n, images.values.new_empty(0, d, device=model.device))
     else: held = floats_per_tile(model, a, b, m, n, d)
     return images.values.element_size() * (a * m * d + b * n * d + a * b + held)
 
 
 MOST_PAIRS = 2**18  # in a tile: more of them save nothing, and a bar that stands still and a file that never grows help nobody
 
-def halved(
-    a: int, # images
-    b: int, # captions
-) -> tuple[int, int]:
+def _halved(a: int, b: int) -> tuple[int, int]:
     "A tile with its longer side halved."
     return (-(-a // 2), b) if a >= b else (a, -(-b // 2))
 
@@ -164,7 +161,7 @@ def tile_shape(
     while (need := tile_bytes(model, images, captions, a, b, engine)) > max_bytes or a * b > MOST_PAIRS:
         if a == b == 1: raise ValueError(f"one image with one caption needs about {need:,} bytes, max_bytes is {max_bytes:,}: "
                                          "allow more, or free memory")
-        a, b = halved(a, b)
+        a, b = _halved(a, b)
     return a, b
 
 
@@ -178,75 +175,52 @@ def default_bytes(
     return min(free // 4, (2**28 if planned else 2**25) if kind == "cpu" else (2**32 if planned else 2**30))
 
 
-def ran_out(
-    problem: Exception,
-) -> bool:
+def _ran_out(problem: Exception) -> bool:
     "Whether an error says that memory ran out, on a GPU or on a CPU."
     words = "out of memory", "not enough memory", "DefaultCPUAllocator"
     return isinstance(problem, (torch.OutOfMemoryError, MemoryError)) or any(word in str(problem) for word in words)
 
 
-def shrink(
-    room: Room,          # gets smaller
-    model: Matcher,
-    images: Fragments,   # the refused tile's
-    captions: Fragments,
-) -> None:
+def _shrink(room: Room, model: Matcher, images: Fragments, captions: Fragments) -> None:
     "After a tile was refused: allow half as much, give back what a GPU's allocator keeps, and say so the first time."
     a, b = len(images), len(captions)
-    room.bytes = min(room.bytes, tile_bytes(model, images, captions, *halved(a, b), room.engine))
+    room.bytes = min(room.bytes, tile_bytes(model, images, captions, *_halved(a, b), room.engine))
     if model.device.type == "cuda": torch.cuda.empty_cache()
     if not room.warned:
-        warnings.warn(f"no memory left on {model.device} for a tile of {a} images by {b} captions: going on with smaller tiles, no score is "
-                      f"lost. A smaller max_bytes avoids this (a tile may now take {room.bytes:,} bytes)", stacklevel=2)
+        warnings.warn(f"no memory left on {model.device} for a tile of {a} images by {b} captions: going on with smaller tiles, no score "
+                      f"is lost. A smaller max_bytes avoids this (a tile may now take {room.bytes:,} bytes)", stacklevel=2)
     room.warned = True
 
 
-def tile_scores(
-    model: Matcher,
-    images: Fragments,   # (a, m, d)
-    captions: Fragments, # (b, n, d)
-    room: Room,          # what it may take
-) -> Tensor:             # (a, b) on the CPU
+def _tile_scores(model: Matcher, images: Fragments, captions: Fragments, room: Room) -> Tensor:
     "Scores of a tile: in one go where it fits, else half by half. MemoryError where not even one pair fits."
     (a, b), need = (len(images), len(captions)), tile_bytes(model, images, captions, len(images), len(captions), room.engine)
     if a == b == 1 or need <= room.bytes:
         try: return scores_of(model, images.trimmed().to(model.device), captions.trimmed().to(model.device), room.engine).to("cpu")
         except (RuntimeError, MemoryError) as problem:
-            if not ran_out(problem): raise
+            if not _ran_out(problem): raise
             if a == b == 1: raise MemoryError(f"{model.device} has no memory left for one image with one caption (about {need:,} bytes): "
                                               "free some, or take another device") from problem
-        shrink(room, model, images, captions)                        # out here, the refused tile's tensors are gone
-    if a >= b: return torch.cat([tile_scores(model, half, captions, room) for half in (images[:-(-a // 2)], images[-(-a // 2):])])
-    return torch.cat([tile_scores(model, images, half, room) for half in (captions[:-(-b // 2)], captions[-(-b // 2):])], 1)
+        _shrink(room, model, images, captions)                        # out here, the refused tile's tensors are gone
+    if a >= b: return torch.cat([_tile_scores(model, half, captions, room) for half in (images[:-(-a // 2)], images[-(-a // 2):])])
+    return torch.cat([_tile_scores(model, images, half, room) for half in (captions[:-(-b // 2)], captions[-(-b // 2):])], 1)
 
 
-def fill(
-    scores: Tensor,         # (I, C), written to
-    model: Matcher,
-    images: Fragments,      # (I, m, d)
-    captions: Fragments,    # (C, n, d)
-    tile: tuple[int, int],  # images and captions in a tile
-    room: Room,             # what it may take
-    progress: bool,         # show a bar
-    done: int = 0,          # tiles that are there already
-    after: Callable[[int], None] = lambda done: None, # called with the number of tiles that are there
-) -> None:
-    "Score tile by tile, captions of like length together."
+def _fill(scores: Tensor, model: Matcher, images: Fragments, captions: Fragments, tile: tuple[int, int], room: Room,
+          progress: bool, done: int = 0, after: Callable[[int], None] = lambda done: None) -> None:
+    "Write scores (I, C) tile by tile, captions of like length together, the first `done` left out; `after` gets how many are done."
     order, (a, b) = captions.lengths.argsort(stable=True).to("cpu"), tile
     corners = list(itertools.product(range(0, len(images), a), range(0, len(captions), b)))
     bar = tqdm(total=len(corners), initial=done, desc="scoring", unit="tile", delay=2, disable=not progress)
     with evaluating(model), bar:
         for there, (i, c) in enumerate(corners[done:], done + 1):
             chosen = order[c:c + b]
-            scores[i:i + a, chosen] = tile_scores(model, images[i:i + a], captions[chosen], room).to(scores.dtype)
+            scores[i:i + a, chosen] = _tile_scores(model, images[i:i + a], captions[chosen], room).to(scores.dtype)
             bar.update()
             after(there)
 
 
-def sketch(
-    x: Fragments, # (B, k, d)
-) -> list[float]: # one for each row
+def _sketch(x: Fragments) -> list[float]:
     "A number that hardly two rows share and rounding hardly moves: the sum of a row's features, weighted by a wave."
     k, d = x.values.shape[1:]
     wave = torch.outer(torch.arange(1, k + 1), torch.arange(1, d + 1)).double().cos().flatten().to(x.values.device, torch.float32)
@@ -255,21 +229,14 @@ def sketch(
 
 RETIRED = ("engine", "max_words")  # arguments that models once had, and that change no score: files of that time have them
 
-def evaluation_of(
-    model: Matcher,
-    images: Fragments,
-    captions: Fragments,
-) -> dict[str, Any]:
+def _evaluation(model: Matcher, images: Fragments, captions: Fragments) -> dict[str, Any]:
     "Whose scores: the model's settings and weights, and the fragments of both sides."
     settings = {"matcher": type(model).__name__, **model.config}
-    sides = {name: {"mask": digest(x.trimmed().mask), "sketch": sketch(x)} for name, x in (("images", images), ("captions", captions))}
+    sides = {name: {"mask": digest(x.trimmed().mask), "sketch": _sketch(x)} for name, x in (("images", images), ("captions", captions))}
     return {"settings": settings, "weights": digest(*model.state_dict().values()), **sides}
 
 
-def differences(
-    old: dict[str, Any], # as `evaluation_of` gives it
-    new: dict[str, Any],
-) -> list[str]:
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     "In what two evaluations differ. Sketches may differ by rounding."
     def near(a, b): return len(a) == len(b) and np.allclose(a, b, rtol=0, atol=1e-4 * max(map(abs, b)))
     def settings(x): return {key: value for key, value in x["settings"].items() if key not in RETIRED}
@@ -279,10 +246,7 @@ def differences(
     return [name for name, different in differ.items() if different]
 
 
-def new_array(
-    path: Path,
-    shape: tuple[int, int],
-) -> np.ndarray: # mapped
+def _new_array(path: Path, shape: tuple[int, int]) -> np.ndarray:
     "A file of float32 zeros, its room on the disk taken at once: better no space now than after hours. OSError names it."
     try:
         array = np.lib.format.open_memmap(path, "w+", np.float32, shape)
@@ -308,13 +272,13 @@ class ScoreFile:
         "Anew. The notes go first: they may be of a file of this name that was deleted."
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.notes.unlink(missing_ok=True)
-        self.state, self.scores = state, new_array(self.part, shape)
+        self.state, self.scores = state, _new_array(self.part, shape)
         self.write(0)
 
     def reopen(self, evaluation: dict[str, Any], shape: tuple[int, int]) -> None:
         "Go on with what is there. ValueError where it belongs to another model or other data, or is damaged."
         there = self.path if self.path.exists() else self.part
-        self.state, self.scores = read_scores(there, self.notes, evaluation, shape)
+        self.state, self.scores = _read_scores(there, self.notes, evaluation, shape)
         self.done = int(self.state["done"])
 
     def write(self, done: int) -> None:
@@ -325,18 +289,13 @@ class ScoreFile:
         self.at, self.cost = time.monotonic(), time.monotonic() - begun
 
 
-def read_scores(
-    there: Path,                # FILE, or FILE.part
-    notes: Path,                # FILE.json
-    evaluation: dict[str, Any], # whose scores are wanted
-    shape: tuple[int, int],
-) -> tuple[dict[str, Any], np.ndarray]: # the notes and the scores, mapped; those of a .part can be written to
+def _read_scores(there: Path, notes: Path, evaluation: dict[str, Any], shape: tuple[int, int]) -> tuple[dict[str, Any], np.ndarray]:
     "A score file as it was left. ValueError where it belongs to another model or other data, or is damaged."
     remedy = f"delete {there}, or give another name"
     try:
         state, scores = json.loads(notes.read_text(encoding="utf-8")), np.load(there, "c", allow_pickle=False)
         _ = [int(x) for x in (*state["tile"], state["done"])]
-        other = differences(state, evaluation)
+        other = _differences(state, evaluation)
         if not other and (scores.shape != shape or scores.dtype != np.float32): raise ValueError(f"{scores.dtype} {scores.shape}")
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise ValueError(f"{there} is no file of scores that can be gone on with, or {notes} does not belong to it ({problem}): "
@@ -345,22 +304,15 @@ def read_scores(
     return state, np.load(there, "r+") if there.suffix == ".part" else scores  # "r+" not before: it would fill up a file that was cut short
 
 
-def score_into(
-    out: str | Path,
-    model: Matcher,
-    images: Fragments,     # (I, m, d)
-    captions: Fragments,   # (C, n, d)
-    tile: tuple[int, int],
-    room: Room,
-    progress: bool,
-) -> Tensor:               # (I, C), mapped from the file
+def _score_into(out: str | Path, model: Matcher, images: Fragments, captions: Fragments, tile: tuple[int, int], room: Room,
+                progress: bool) -> Tensor:
     "`score_all` with a file: begin it, go on with it, or take it as it is."
-    file = ScoreFile(out, evaluation_of(model, images, captions), (len(images), len(captions)), tile)
+    file = ScoreFile(out, _evaluation(model, images, captions), (len(images), len(captions)), tile)
     def after(done): # not after every tile, but so that a twentieth of all time is spent on writing
         file.done = done
         if time.monotonic() - file.at > 20 * file.cost: file.write(done)
     if not file.path.exists():
-        try: fill(torch.from_numpy(file.scores), model, images, captions, tuple(file.state["tile"]), room, progress, file.done, after)
+        try: _fill(torch.from_numpy(file.scores), model, images, captions, tuple(file.state["tile"]), room, progress, file.done, after)
         finally: file.write(file.done)                                         # also where an error or Ctrl-C ends it
         os.replace(file.part, file.path)
     return torch.from_numpy(np.load(file.path, "c", allow_pickle=False))       # "c": what is written to it stays in memory
@@ -378,7 +330,7 @@ def score_all(
     "Every image with every caption, tile by tile. ValueError where a pair exceeds the bound or `out` is another's; MemoryError."
     room = Room(default_bytes(model, engine) if max_bytes is None else max_bytes, engine)
     tile, shape = tile_shape(model, images, captions, room.bytes, engine), (len(images), len(captions))
-    if out is not None and 0 not in shape: return score_into(out, model, images, captions, tile, room, progress)
+    if out is not None and 0 not in shape: return _score_into(out, model, images, captions, tile, room, progress)
     scores = torch.empty(shape, dtype=torch.promote_types(images.values.dtype, torch.float32))
-    if scores.numel(): fill(scores, model, images, captions, tile, room, progress)
+    if scores.numel(): _fill(scores, model, images, captions, tile, room, progress)
     return scores

@@ -97,13 +97,11 @@ class Plan(Protocol):
     def floats_per_pair(self, m: int, n: int, d: int) -> int:
         "Numbers held for one pair while it is scored: what blocks are sized by."
 
-    def floats_per_tile(self, images: int, captions: int, m: int, n: int, like: Tensor) -> int:
-        "Numbers that all scores of a tile need at their peak, beside fragments and scores; `like` has width d (..., d), dtype and device."
+    def floats_per_tile(self, a: int, b: int, m: int, n: int, like: Tensor) -> int:
+        "Numbers held at the peak for a images and b captions, beside fragments and scores; `like` (..., d) has their dtype and device."
 
 
-def diagonal(
-    block: Tensor, # (P, P, ...)
-) -> Tensor:       # (P, ...)
+def _diagonal(block: Tensor) -> Tensor:
     "Scores of pair p only."
     p = torch.arange(len(block), device=block.device)
     return block[p, p]
@@ -118,12 +116,10 @@ def paired(
     def one(v, v_mask, t, t_mask): return score(Fragments(v[None], v_mask[None]), Fragments(t[None], t_mask[None]))[0, 0]
     try: return torch.vmap(one, randomness="different")(images.values, images.mask, captions.values, captions.mask)
     except RuntimeError: pass  # something in it looks at numbers, or has no rule for vmap
-    return torch.cat([diagonal(score(images[p:p + 4], captions[p:p + 4])) for p in range(0, len(images), 4)])
+    return torch.cat([_diagonal(score(images[p:p + 4], captions[p:p + 4])) for p in range(0, len(images), 4)])
 
 
-def own_pairs(
-    model: Matcher,
-) -> Callable[[Fragments, Fragments], Tensor] | None:
+def _own_pairs(model: Matcher) -> Callable[[Fragments, Fragments], Tensor] | None:
     "A model's own `score_pairs`, unless a subclass of the one who wrote it has another `score` or `logits`."
     mro = type(model).__mro__
     def written(name): return next((depth for depth, cls in enumerate(mro) if name in vars(cls)), len(mro))
@@ -151,7 +147,7 @@ class AnyModel:
 
     def pairs(self, images: Side, captions: Side) -> Tensor:
         "Image p with caption p only, (P, ...)."
-        sides, own = (Fragments(**images), Fragments(**captions)), own_pairs(self.model)
+        sides, own = (Fragments(**images), Fragments(**captions)), _own_pairs(self.model)
         return own(*sides) if own else paired(self.model.logits, *sides)
 
     def spaces(self, images: Side, captions: Side, room: int) -> None:
@@ -161,9 +157,9 @@ class AnyModel:
         "A guess that suits a few tables of regions by words, and a few vectors for each fragment."
         return 8 * m * n + 4 * max(m, n) * d
 
-    def floats_per_tile(self, images: int, captions: int, m: int, n: int, like: Tensor) -> int:
+    def floats_per_tile(self, a: int, b: int, m: int, n: int, like: Tensor) -> int:
         "All pairs at once."
-        return images * captions * self.floats_per_pair(m, n, like.shape[-1])
+        return a * b * self.floats_per_pair(m, n, like.shape[-1])
 
 
 @singledispatch
@@ -215,11 +211,7 @@ def blocks(
         for i in range(0, len(m), a): yield slice(i, i + a), m[i:i + a][-1], slice(c, c + b), n[c:c + b][-1]
 
 
-def forward_room(
-    plan: Plan,
-    images: Side,   # I of them
-    captions: Side, # C of them
-) -> int:
+def _forward_room(plan: Plan, images: Side, captions: Side) -> int:
     "Pairs in a block of the forward pass: no more than there are, so that no buffer is larger than it need be."
     return min(pairs_at_once(plan, images, captions), max(1, len(images["mask"]) * len(captions["mask"])))
 
@@ -232,7 +224,7 @@ def all_scores(
     "Every image with every caption, block by block, without a graph."
     (rows, m), (columns, n) = shortest_first(images.mask), shortest_first(captions.mask)
     first, second = plan.prepare(images[rows], captions[columns])
-    room = forward_room(plan, first, second)
+    room = _forward_room(plan, first, second)
     scores, spaces = None, plan.spaces(first, second, room)
     for i, k, c, l in blocks(m, n, room):
         part = plan.all_pairs(cut(first, i, k), cut(second, c, l), spaces)
@@ -244,28 +236,14 @@ def all_scores(
 
 Rescored = Iterator[tuple[Tensor, Tensor]]  # scores, with a graph, and their slopes
 
-def all_again(
-    plan: Plan,
-    images: Side,
-    captions: Side,
-    slope: Tensor, # (I, C, ...) the loss's gradient
-    room: int,     # pairs in a block
-) -> Rescored:
+def _all_again(plan: Plan, images: Side, captions: Side, slope: Tensor, room: int) -> Rescored:
     "Everything, block by block; taken anew for each: whatever two graphs share, the first backward pass frees."
     (rows, m), (columns, n) = shortest_first(images["mask"]), shortest_first(captions["mask"])
     for i, k, c, l in blocks(m, n, room):
         yield plan.all_pairs(take(images, rows[i], k), take(captions, columns[c], l), None), slope[rows[i]][:, columns[c]]
 
 
-def pairs_again(
-    plan: Plan,
-    images: Side,
-    captions: Side,
-    slope: Tensor,   # (I, C, ...)
-    rows: Tensor,    # (P,) whose slopes are not zero
-    columns: Tensor, # (P,)
-    room: int,       # pairs in a block
-) -> Rescored:
+def _pairs_again(plan: Plan, images: Side, captions: Side, slope: Tensor, rows: Tensor, columns: Tensor, room: int) -> Rescored:
     "Single pairs, those with short captions first."
     m, n = (reach(side["mask"])[chosen].cpu() for side, chosen in ((images, rows), (captions, columns)))
     for p in n.argsort(stable=True).split(room):
@@ -283,26 +261,18 @@ def again(
     seen = slope if slope.dim() == 2 else slope.flatten(2).ne(0).any(2)
     room, (rows, columns) = pairs_at_once(plan, images, captions, True), seen.nonzero(as_tuple=True)
     if not len(rows): return iter(())
-    if 4 * len(rows) > seen.numel(): return all_again(plan, images, captions, slope, room)
-    return pairs_again(plan, images, captions, slope, rows, columns, room)
+    if 4 * len(rows) > seen.numel(): return _all_again(plan, images, captions, slope, room)
+    return _pairs_again(plan, images, captions, slope, rows, columns, room)
 
 
-def again_in_order(
-    plan: Plan,
-    images: Side,   # shortest first, as in the forward pass
-    captions: Side, # the same
-    slope: Tensor,  # (I, C, ...) in the same order
-) -> Rescored:
+def _again_in_order(plan: Plan, images: Side, captions: Side, slope: Tensor) -> Rescored:
     "Score the forward pass's own blocks once more, in their order: random numbers drawn in them come out the same."
     m, n = (reach(side["mask"]).tolist() for side in (images, captions))
-    for i, k, c, l in blocks(m, n, forward_room(plan, images, captions)):
+    for i, k, c, l in blocks(m, n, _forward_room(plan, images, captions)):
         yield plan.all_pairs(cut(images, i, k), cut(captions, c, l), None), slope[i, c]
 
 
-def added(
-    total: Sequence, # gradients, or None
-    found: Sequence, # more of them
-) -> list:
+def _added(total: Sequence, found: Sequence) -> list:
     "The sum of two lists of gradients; None counts as zero."
     return [b if a is None else a if b is None else a + b for a, b in zip(total, found)]
 
@@ -312,7 +282,7 @@ def slopes(
     images: Fragments,         # I of them
     captions: Fragments,       # C of them
     slope: Tensor,             # (I, C, ...) the loss's gradient
-    rescore: Callable = again, # or `again_in_order`, where all three are in the order of the forward pass
+    rescore: Callable = again, # or `_again_in_order`, where all three are in the order of the forward pass
 ) -> list:                     # gradients of image fragments, caption fragments and each of plan.weights; None where there is none
     "The backward pass: score again what has a slope, and carry it through the blocks, then through what all blocks share."
     inputs = [x.values.detach().requires_grad_() for x in (images, captions)]
@@ -323,37 +293,27 @@ def slopes(
     wanted = [leaf for _, leaf in joints] + trained
     total: list = [None] * len(wanted)
     for scores, part in rescore(plan, *leaves, slope):
-        if scores.requires_grad: total = added(total, torch.autograd.grad(scores, wanted, part, allow_unused=True))
+        if scores.requires_grad: total = _added(total, torch.autograd.grad(scores, wanted, part, allow_unused=True))
     used = [(x, g) for (x, _), g in zip(joints, total) if g is not None]
     if not used: return [None, None, *total[len(joints):]]
     last = torch.autograd.grad([x for x, _ in used], [*inputs, *trained], [g for _, g in used], allow_unused=True)
-    return [*last[:2], *added(total[len(joints):], last[2:])]
+    return [*last[:2], *_added(total[len(joints):], last[2:])]
 
 
-def slopes_in_order(
-    plan: Plan,
-    images: Fragments,
-    captions: Fragments,
-    slope: Tensor, # (I, C, ...)
-) -> list:         # as `slopes`
+def _slopes_in_order(plan: Plan, images: Fragments, captions: Fragments, slope: Tensor) -> list:
     "The backward pass of a scoring that draws random numbers: its very blocks, each side sorted as there."
     rows, columns = shortest_first(images.mask)[0], shortest_first(captions.mask)[0]
-    v, t, *rest = slopes(plan, images[rows], captions[columns], slope[rows][:, columns], again_in_order)
+    v, t, *rest = slopes(plan, images[rows], captions[columns], slope[rows][:, columns], _again_in_order)
     return [None if v is None else v[rows.argsort()], None if t is None else t[columns.argsort()], *rest]
 
 
-def random_state(
-    device: torch.device, # where scores are computed
-) -> list[Tensor]:
+def _random_state(device: torch.device) -> list[Tensor]:
     "Where the generators stand that scoring may draw from: the processor's, and the GPU's."
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
 @contextmanager
-def random_numbers(
-    state: list[Tensor] | None, # from `random_state`; None: nothing is drawn
-    device: torch.device,
-) -> Iterator[None]:
+def _random_numbers(state: list[Tensor] | None, device: torch.device) -> Iterator[None]:
     "Inside, the numbers that were drawn from this state come again; afterwards the generators stand where they stood."
     if state is None: yield
     else:
@@ -363,10 +323,7 @@ def random_numbers(
             yield
 
 
-def check_weights(
-    then: Sequence[Tensor], # the weights that a score was made with
-    now: Sequence[Tensor],  # those that the model has
-) -> None:
+def _check_weights(then: Sequence[Tensor], now: Sequence[Tensor]) -> None:
     "RuntimeError unless they are the same tensors: the backward pass scores again, and would do so with other ones."
     if len(then) == len(now) and all(a is b for a, b in zip(then, now)): return
     raise RuntimeError("a weight was replaced between scoring and its backward pass (under torch.func.functional_call they all are): the "
@@ -378,11 +335,11 @@ class SparseBackward(torch.autograd.Function):
     @staticmethod
     def forward(ctx, plan, image_mask, caption_mask, images, captions, *weights):
         "All scores by a plan; RNG state is kept where scoring has drawn from it."
-        kind, before = images.device.type, random_state(images.device)
+        kind, before = images.device.type, _random_state(images.device)
         ctx.plan, ctx.cast, ctx.weights = plan, (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)), weights
         ctx.save_for_backward(image_mask, caption_mask, images, captions, *weights)
         scores = all_scores(plan, Fragments(images, image_mask), Fragments(captions, caption_mask))
-        ctx.random = None if all(map(torch.equal, before, random_state(images.device))) else before
+        ctx.random = None if all(map(torch.equal, before, _random_state(images.device))) else before
         return scores
 
     @staticmethod
@@ -390,9 +347,9 @@ class SparseBackward(torch.autograd.Function):
     def backward(ctx, slope):
         "Gradients of fragments and weights. RuntimeError where a weight was changed or replaced since."
         image_mask, caption_mask, images, captions, *weights = ctx.saved_tensors
-        check_weights(ctx.weights, ctx.plan.weights)
-        carry = slopes if ctx.random is None else slopes_in_order
-        with torch.enable_grad(), torch.autocast(*ctx.cast), random_numbers(ctx.random, images.device):
+        _check_weights(ctx.weights, ctx.plan.weights)
+        carry = slopes if ctx.random is None else _slopes_in_order
+        with torch.enable_grad(), torch.autocast(*ctx.cast), _random_numbers(ctx.random, images.device):
             found = carry(ctx.plan, Fragments(images, image_mask), Fragments(captions, caption_mask), slope)
         ends, rest = [torch.zeros_like(x) if g is None else g for x, g in zip((images, captions), found)], iter(found[2:])
         return None, None, None, *ends, *(next(rest) if w.requires_grad else None for w in weights)
@@ -417,9 +374,9 @@ def training_scores(
     engine: bool = True,  # False: `model.logits` as they are, with a graph of every pair
 ) -> Tensor:              # (I, C), or what else `model.logits` gives
     "A model's logits for a training step, by its plan. RuntimeError in the backward pass where a weight was replaced since."
-    way, single = plan(model), images.mask.shape[1] == captions.mask.shape[1] == 1
-    if not engine or single and way.finish is None: return model.logits(images, captions)  # one vector a side: there is nothing to save
-    return planned_scores(way, images, captions)
+    own, single = plan(model), images.mask.shape[1] == captions.mask.shape[1] == 1
+    if not engine or single and own.finish is None: return model.logits(images, captions)  # one vector a side: there is nothing to save
+    return planned_scores(own, images, captions)
 
 
 def scores_of(
@@ -429,9 +386,9 @@ def scores_of(
     engine: bool = True, # False: `model.score`, whatever plan there is
 ) -> Tensor:             # (I, C)
     "What `model.score` gives: by a plan, where one was written for it."
-    way = plan(model)
-    if not engine or way.finish is None: return model.score(images, captions)
-    return way.finish(planned_scores(way, images, captions))
+    own = plan(model)
+    if not engine or own.finish is None: return model.score(images, captions)
+    return own.finish(planned_scores(own, images, captions))
 
 
 def pair_scores(
@@ -441,6 +398,6 @@ def pair_scores(
     engine: bool = True, # as for `scores_of`
 ) -> Tensor:             # (P,)
     "What `model.score` gives image p with caption p only."
-    way = plan(model)
-    if not engine or way.finish is None: return paired(model.score, images, captions)
-    return way.finish(way.pairs(*way.prepare(images, captions)))
+    own = plan(model)
+    if not engine or own.finish is None: return paired(model.score, images, captions)
+    return own.finish(own.pairs(*own.prepare(images, captions)))
