@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmr.recall import Report, as_array, caption_owners, check_scores, fold, ranks, recall_at, report, row_blocks
+from cmr.recall import Report, as_array, check_image_of_caption, check_scores, fold, ranks, recall_at, report, row_blocks
 
 HAND = np.array([[0.90, 0.20, 0.40, 0.10, 0.30], [0.50, 0.60, 0.55, 0.20, 0.10], [0.30, 0.70, 0.20, 0.65, 0.60]])
 OWNERS = np.array([0, 0, 1, 2, 2])
@@ -122,7 +122,7 @@ def test_not_finite_is_refused(bad, where):
     (OWNERS[:4], "names 4 captions, scores have 5 columns"), (OWNERS + 1, "images 1 to 3"), (OWNERS - 1, "images -1 to 1"),
     (OWNERS / 1, "integers"), (OWNERS[:, None], "integers"), ([0, 0, 0, 2, 2], "1 images have no caption, the first is image 1"), ([], "integers")])
 def test_bad_owners(owners, said):
-    for ask in (lambda: ranks(HAND, owners), lambda: report(HAND, owners), lambda: caption_owners(owners, HAND.shape)):
+    for ask in (lambda: ranks(HAND, owners), lambda: report(HAND, owners), lambda: check_image_of_caption(owners, HAND.shape)):
         with pytest.raises(ValueError, match=said): ask()
 
 
