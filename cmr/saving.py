@@ -11,7 +11,7 @@ from pathlib import Path
 
 import huggingface_hub
 import safetensors.torch
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 
 from cmr import MODEL_HOMES
@@ -112,11 +112,11 @@ def fetch(
     named = re.fullmatch(r"[\w.-]+/[\w.-]+", str(where)) and not path.is_absolute() and not path.parent.is_dir()
     if not named: raise FileNotFoundError(f"no folder {path}: give the folder of a saved model, or owner/name of one on the hub")
     try: found = [Path(huggingface_hub.hf_hub_download(str(where), name, **options)) for name in FILES[:2]]
-    except (HfHubHTTPError, OSError, ValueError) as problem:
+    except (HfHubHTTPError, EntryNotFoundError, OSError, ValueError) as problem:
         raise FileNotFoundError(f"there is no folder {where}, and the hub gave no model of that name ({type(problem).__name__}: "
                                 f"{str(problem).splitlines()[0] if str(problem) else 'no reason given'})") from problem
     try: huggingface_hub.hf_hub_download(str(where), FILES[2], **options)
-    except HfHubHTTPError: pass  # a model may be there without its vocabulary
+    except (HfHubHTTPError, EntryNotFoundError): pass  # a model may be there without its vocabulary
     return found[0].parent
 
 

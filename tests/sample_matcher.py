@@ -3,9 +3,10 @@
 import numpy as np
 import torch
 
-from cmr.data import ImageCaptions
+from cmr.data.datasets import ImageCaptions
 from cmr.encoders import RegionEncoder, WordEncoder
 from cmr.matcher import Matcher, register
+from cmr.similarity import wide
 
 WORDS = ["a", "red", "blue", "star", "ring", "above"]
 
@@ -19,7 +20,7 @@ class BestWord(Matcher):
         self.image_encoder, self.text_encoder = RegionEncoder(region_dim, embed_dim), WordEncoder(vocab_size, embed_dim, word_dim)
 
     def score(self, images, captions):
-        z = torch.einsum("imd,cnd->icmn", images.values, captions.values)
+        z = wide(torch.einsum("imd,cnd->icmn", images.values, captions.values))
         best = z.masked_fill(~images.mask[:, None, :, None], -torch.inf).amax(2)
         return (best * captions.mask).sum(2) / captions.lengths
 

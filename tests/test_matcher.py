@@ -153,6 +153,11 @@ class Unmasked(BestWord):
     def score(self, images, captions): return torch.einsum("imd,cnd->icmn", images.values, captions.values).amax(2).mean(2)
 
 
+class Unpadded(BestWord):
+    def score(self, images, captions):  # zeros of padding take part in the maximum over regions
+        return (torch.einsum("imd,cnd->icmn", images.values, captions.values).amax(2) * captions.mask).sum(2) / captions.lengths
+
+
 class Centred(BestWord):
     def score(self, images, captions):
         scores = super().score(images, captions)
@@ -180,10 +185,12 @@ class Transposed(BestWord):
 
 
 @pytest.mark.parametrize("cls,check,message", [
-    (Unmasked, "padding", "look at the masks"), (Centred, "order", "no row may depend on others"), (Centred, "tiles", "tiles of images"),
+    (Unmasked, "padding", "more padding changes the scores"), (Unpadded, "padding", "a pair alone, without padding"), (Centred, "order", "no row may depend on others"), (Centred, "tiles", "tiles of images"),
     (Detached, "gradient", "no weight gets a gradient|another gradient"), (Rooted, "gradient", "NaN or infinite"), (Forgetful, "save and load", "state outside"),
     (Transposed, "shapes", r"\(2, 6\) here, not \(6, 2\)"), (BestWord, "save and load", "")])
 def test_what_is_wrong_is_said(cls, check, message):
-    if not message: return check_matcher(cls, (check,))
+    if not message:
+        check_matcher(cls, (check,))
+        return
     with pytest.raises(AssertionError, match=message) as caught: check_matcher(cls, (check,))
     assert f"{cls.__name__} has 1 of 1 problems" in str(caught.value)

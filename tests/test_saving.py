@@ -14,9 +14,9 @@ import torch
 from sample_matcher import WORDS, BestWord, model_of, raw
 
 import cmr
-from cmr.data import Vocabulary
+from cmr.data.vocabulary import Vocabulary
 from cmr.matcher import VSE, Matcher
-from cmr.saving import load, save
+from cmr.saving import load, model_class, save
 
 F64 = torch.float64
 
@@ -33,7 +33,7 @@ def vocabulary():
 @pytest.mark.parametrize("name", ["VSE", "SCAN", "IMRAM", "BestWord"])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_round_trip(name, dtype, tmp_path, vocabulary):
-    model = matcher_class(name)(4, 10, embed_dim=8, word_dim=4).to(dtype)
+    model = model_class(name)(4, 10, embed_dim=8, word_dim=4).to(dtype)
     model.image_encoder.standardise(torch.randn(4), torch.rand(4) + 0.1)
     save(model, vocabulary, tmp_path / "deep" / "er")
     assert sorted(p.name for p in (tmp_path / "deep" / "er").iterdir()) == ["config.json", "model.safetensors", "vocab.json"]
