@@ -1,23 +1,26 @@
 """The training loop: resume to the same bits, refuse what cannot be, lose nothing."""
 
 import csv
-import hashlib
 import json
 import os
 import signal
 import time
-from dataclasses import asdict, replace
-from pathlib import Path
+import warnings
+from dataclasses import asdict, fields, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from tiny import RECIPE, SMALL, digests, equal, weights, write_world
+from torch import nn
 
-from cmr import matcher, training
-from cmr.captions import Vocabulary
-from cmr.losses import triplet
-from cmr.data import batches, open_split, write_split
-from cmr.matcher import Matcher, encode_all, load
+from cmr.data import Vocabulary, batches, open_split
+from cmr.encoders import Fragments
+from cmr.fast import encode_all
+from cmr.losses import LOSSES, Loss, MatchingBCE, Triplet, register_loss, triplet
+from cmr.matcher import MODELS, Matcher, register
+from cmr.saving import load
 from cmr.training import (
     COLUMNS,
     RECIPES,
@@ -26,73 +29,46 @@ from cmr.training import (
     batch_scores,
     build,
     chance,
+    change,
     curves,
     evaluate,
-    finished,
-    for_matcher,
+    for_model,
+    learning_rate,
+    loss_for,
     make_accelerator,
     read_checkpoint,
     read_recipe,
     reading_ahead,
+    resolve,
     restore,
-    step_size,
+    standardise_from,
     train,
     train_step,
     write_checkpoint,
 )
-
-SMALL = {"embed_dim": 8, "word_dim": 6}
-RECIPE = Recipe("tiny", "vse", SMALL, epochs=3, batch_size=7, lr=0.01, decay_every=2, warmup_steps=8, min_count=1, standardise=True)
-
-
-def write_world(folder: Path, train: int = 20, dev: int = 6, width: int = 6, seed: int = 0) -> Path:
-    "A data folder with random regions and captions of four words, two an image."
-    rng = np.random.default_rng(seed)
-    for split, n in (("train", train), ("dev", dev), ("test", dev)):
-        captions = [f"a {a} {b} {c}" for a, b, c in zip(rng.choice(["red", "blue", "green"], 2 * n), rng.choice(["dog", "cat", "bird"], 2 * n),
-                                                       rng.choice(["runs", "sits"], 2 * n))]
-        write_split(folder / f"{split}.h5", rng.normal(1, 3, (n, 4, width)).astype("float32"), captions, np.arange(n).repeat(2))
-    return folder
-
-
-def digests(folder: Path) -> dict:
-    "What every file of a folder holds."
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def equal(a: dict, b: dict) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-
-
-def weights(out: Path) -> dict: return read_checkpoint(out / "last" / "training.pt")["weights"]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory): return write_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def whole(world, tmp_path_factory):
-    "An uninterrupted run."
-    out = tmp_path_factory.mktemp("whole") / "run"
-    return out, train(RECIPE, world, out, progress=False)
+from cmr import losses
+from cmr.training import checkpoints, loop
 
 
 # recipes
 
 def test_recipes_hold_the_released_settings():
-    f30k, coco = RECIPES["imram-f30k"], RECIPES["imram-coco"]
+    f30k, coco = (resolve(RECIPES[name], build(replace(RECIPES[name], args=SMALL), 5, 9)) for name in ("imram-f30k", "imram-coco"))
     assert (f30k.lr, f30k.epochs, f30k.decay_every, f30k.batch_size, f30k.clip, f30k.margin, f30k.min_count) == (2e-4, 30, 15, 128, 2.0, 0.2, 4)
     assert (coco.lr, coco.epochs, coco.decay_every, coco.batch_size, coco.clip, coco.margin, coco.min_count) == (5e-4, 20, 10, 128, 2.0, 0.2, 4)
     assert (f30k.args["inverse_temperature"], coco.args["inverse_temperature"]) == (9.0, 11.0)
     assert all(recipe.args[key] == value for recipe in (f30k, coco) for key, value in (("embed_dim", 1024), ("word_dim", 300), ("steps", 3)))
-    assert all(recipe.negatives == "hardest" and recipe.decay == 0.1 for recipe in RECIPES.values())
+    for recipe in RECIPES.values():
+        small = replace(recipe, args={**recipe.args, **SMALL})
+        found = resolve(small, build(small, 5, 9))
+        assert found.negatives == "hardest" and found.margin in (0.2, None) and recipe.decay == 0.1
+        assert (recipe.optimiser, recipe.schedule, recipe.accumulate, recipe.weight_decay) == ("adam", "step", 1, 0)
 
 
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("matcher", ["vse", "scan", "imram"])
 def test_every_recipe_serves_every_matcher(name, matcher):
-    recipe = for_matcher(RECIPES[name], matcher)
+    recipe = for_model(RECIPES[name], matcher)
     small = replace(recipe, args={**recipe.args, **SMALL})
     assert type(build(small, 5, 9)).__name__.lower() == matcher
     assert Recipe(**json.loads(json.dumps(asdict(recipe)))) == recipe
@@ -107,7 +83,7 @@ def test_impossible_settings_are_named(setting, message):
 
 def test_arguments_the_matcher_does_not_take_are_named():
     with pytest.raises(ValueError, match="vse takes no argument steps"): build(replace(RECIPE, args={"steps": 2}), 5, 9)
-    with pytest.raises(ValueError, match="unknown matcher 'nobody'"): build(replace(RECIPE, matcher="nobody"), 5, 9)
+    with pytest.raises(ValueError, match="unknown model 'nobody'"): build(replace(RECIPE, matcher="nobody"), 5, 9)
 
 
 def test_seed_decides_the_first_weights():
@@ -166,32 +142,34 @@ def test_resuming_a_finished_run_changes_nothing(world, tmp_path):
 
 
 def test_warm_up_uses_all_negatives_first(world, tmp_path, monkeypatch):
-    seen, true = [], matcher.triplet
-    monkeypatch.setattr(matcher, "triplet", lambda scores, margin, negatives, same: seen.append(negatives) or true(scores, margin, negatives, same))
+    seen, true = [], losses.triplet
+    monkeypatch.setattr(losses, "triplet", lambda scores, margin, negatives, same: seen.append(negatives) or true(scores, margin, negatives, same))
     train(replace(RECIPE, epochs=2), world, tmp_path / "run", progress=False)
-    assert seen == ["all"] * 8 + ["hardest"] * 4
+    assert seen == ["all"] * 8 + ["hardest"] * 4 + ["hardest"]                          # the last one is the level in the picture of the curves
 
 
 def test_gradient_is_clipped_and_learning_rate_decays(world, tmp_path, whole):
     run = Run(replace(RECIPE, clip=0.01), world, tmp_path, progress=False)
-    train_step(run, next(iter(batches(run.train, run.vocabulary, 7))))
+    train_step(run, [next(iter(batches(run.train, run.vocabulary, 7)))])
     length = torch.cat([p.grad.flatten() for p in run.model.parameters()]).norm()
     assert length == pytest.approx(0.01, rel=1e-3)
     free = Run(replace(RECIPE, clip=0), world, tmp_path, progress=False)
-    train_step(free, next(iter(batches(run.train, run.vocabulary, 7))))
+    train_step(free, [next(iter(batches(run.train, run.vocabulary, 7)))])
     assert torch.cat([p.grad.flatten() for p in free.model.parameters()]).norm() > 0.1
     assert [row["lr"] for row in read_checkpoint(whole[0] / "last" / "training.pt")["standing"]["rows"]] == pytest.approx([0.01, 0.01, 0.001])
-    assert step_size(RECIPE, 5) == pytest.approx(1e-4)
+    assert learning_rate(RECIPE, 5) == pytest.approx(1e-4)
 
 
 def test_early_stopping_keeps_the_best(world, tmp_path, monkeypatch):
-    true, values = training.evaluate, iter([50.0, 80.0, 80.0, 70.0, 90.0])
-    def pretended(*args, **kwargs):
-        result, scores = true(*args, **kwargs)
-        return replace(result, rsum=next(values)), scores
-    monkeypatch.setattr(training, "evaluate", pretended)
+    true, values, called = loop.evaluate, iter([50.0, 80.0, 80.0, 70.0, 90.0]), []
+    def pretended(model, split, *args, **kwargs):
+        result, scores = true(model, split, *args, **kwargs)
+        called.append(replace(result, rsum=next(values)))
+        return called[-1], scores
+    monkeypatch.setattr(loop, "evaluate", pretended)
     result = train(replace(RECIPE, epochs=9, patience=2), world, tmp_path / "run", progress=False)
     assert (result["epochs"], result["best_epoch"], result["stopped"]) == (4, 2, "no better R@sum for 2 epochs")
+    assert [row["rsum"] for row in read_checkpoint(tmp_path / "run/last/training.pt")["standing"]["rows"]] == [found.rsum for found in called]
     monkeypatch.undo()
     train(replace(RECIPE, epochs=2), world, tmp_path / "two", progress=False)
     assert equal(load(tmp_path / "run" / "best")[0].state_dict(), weights(tmp_path / "two"))
@@ -226,18 +204,24 @@ def test_scores_and_loss_are_float32_under_bf16(matcher, world, tmp_path):
 
 
 def test_waiting_for_data_is_noted(world, tmp_path, monkeypatch):
-    true = training.batches
+    "With a clock that only the test moves: a second for each batch that is read, a quarter for each step."
+    true, step, now = checkpoints.batches, loop.train_step, [0.0]
     class Slow(list):
         def __iter__(self):
             for batch in super().__iter__():
-                time.sleep(0.05)
+                now[0] += 1
                 yield batch
-    result = train(replace(RECIPE, epochs=1), world, tmp_path / "quick", progress=False)
-    assert 0 < result["waiting"] < 1
-    monkeypatch.setattr(training, "batches", lambda *args, **settings: Slow(true(*args, **settings)))
+    def quarter(*args):
+        now[0] += 0.25
+        return step(*args)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(loop, "train_step", quarter)
+    quick = train(replace(RECIPE, epochs=1), world, tmp_path / "quick", progress=False)
+    assert (quick["waiting"], quick["seconds"]) == (0, 1.5)
+    monkeypatch.setattr(checkpoints, "batches", lambda *args, **settings: Slow(true(*args, **settings)))
     slow = train(replace(RECIPE, epochs=1), world, tmp_path / "slow", progress=False)
-    assert result["waiting"] < slow["waiting"] == read_checkpoint(tmp_path / "slow" / "last" / "training.pt")["standing"]["rows"][0]["waiting"] > 0.5
-    assert 0.3 < slow["seconds"]
+    assert (slow["waiting"], slow["seconds"]) == (0.8, 7.5)
+    assert read_checkpoint(tmp_path / "slow" / "last" / "training.pt")["standing"]["rows"][0]["waiting"] == 0.8
 
 
 def test_runs_from_before_waiting_was_noted_go_on(world, whole, tmp_path):
@@ -296,7 +280,7 @@ def test_the_best_model_loads_and_scores_what_was_noted(whole, world):
 
 def test_regions_are_standardised(world, tmp_path):
     run = Run(RECIPE, world, tmp_path, progress=False)
-    training.begin(run)
+    checkpoints.begin(run)
     regions = torch.cat([torch.from_numpy(run.train.regions(i)) for i in range(run.train.n_images)])
     assert torch.allclose(run.model.image_encoder.shift, regions.mean(0), atol=1e-4)
     assert torch.allclose(run.model.image_encoder.scale, regions.std(0, correction=0), atol=1e-4)
@@ -397,11 +381,11 @@ def test_resume_gives_the_same_bits_on_a_gpu(world, tmp_path):
 # things that go wrong on the way
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(world, tmp_path, monkeypatch):
-    true, calls = matcher.triplet, []
+    true, calls = losses.triplet, []
     def later_nan(*args):
         calls.append(1)
         return true(*args) * (float("nan") if len(calls) == 5 else 1)
-    monkeypatch.setattr(matcher, "triplet", later_nan)
+    monkeypatch.setattr(losses, "triplet", later_nan)
     with pytest.raises(ValueError, match=r"step 5: loss nan.*lr=0.01.*kept in"): train(replace(RECIPE, save_every=0), world, tmp_path / "run", progress=False)
     monkeypatch.undo()
     state = read_checkpoint(tmp_path / "run" / "last" / "training.pt")
@@ -412,17 +396,17 @@ def test_infinite_features_stop_before_the_weights_change(world, tmp_path):
     run = Run(RECIPE, world, tmp_path, progress=False)
     batch = next(iter(batches(run.train, run.vocabulary, 7)))
     before = {key: x.clone() for key, x in run.model.state_dict().items()}
-    with pytest.raises(ValueError, match=r"step 1, .*train\.h5"): train_step(run, replace(batch, features=batch.features * float("inf")))
+    with pytest.raises(ValueError, match=r"step 1, .*train\.h5"): train_step(run, [replace(batch, features=batch.features * float("inf"))])
     assert equal(before, run.model.state_dict())
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(world, whole, tmp_path, monkeypatch):
-    true, calls = training.train_step, []
+    true, calls = loop.train_step, []
     def pressed(*args):
         calls.append(1)
         if len(calls) == 8: os.kill(os.getpid(), signal.SIGINT)
         return true(*args)
-    monkeypatch.setattr(training, "train_step", pressed)
+    monkeypatch.setattr(loop, "train_step", pressed)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt, match=r"stopped at step 8.*--resume"): train(RECIPE, world, tmp_path / "run", progress=False)
     assert signal.getsignal(signal.SIGINT) is before
@@ -436,7 +420,7 @@ def test_a_full_disk_leaves_the_checkpoint_whole(world, tmp_path):
     run = Run(RECIPE, world, tmp_path, progress=False)
     write_checkpoint(run)
     before, limit = digests(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
-    train_step(run, next(iter(batches(run.train, run.vocabulary, 7))))
+    train_step(run, [next(iter(batches(run.train, run.vocabulary, 7)))])
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limit[1]))
     try:
         with pytest.raises(OSError, match=r"training\.pt.*still whole"): write_checkpoint(run)
@@ -485,8 +469,291 @@ def test_chance_is_what_random_scores_reach(world):
 
 def test_finished_says_why(world, tmp_path):
     run = Run(replace(RECIPE, epochs=5, patience=2), world, tmp_path, progress=False)
-    assert finished(run) is None
+    assert loop.finished(run) is None
     run.at.epoch, run.at.best_epoch = 3, 1
-    assert finished(run) == "no better R@sum for 2 epochs"
+    assert loop.finished(run) == "no better R@sum for 2 epochs"
     run.at.epoch = 5
-    assert finished(run) == "all epochs done"
+    assert loop.finished(run) == "all epochs done"
+
+
+# what a recipe leaves to the model, and what it says itself
+
+@pytest.mark.parametrize("name, limit", [("vse", None), ("camp", 50)])
+def test_the_vocabulary_alone_cuts_captions(name, limit, world, tmp_path):
+    "A recipe's 80 is 80 words, also for CAMP, whose paper cuts at 50."
+    recipe = Recipe("long", name, SMALL, batch_size=8, min_count=1)
+    assert Run(recipe, world, tmp_path, progress=False).vocabulary.max_words == limit
+    run = Run(replace(recipe, max_words=80), world, tmp_path, progress=False)
+    assert run.vocabulary.max_words == 80 and run.model.vocabulary is run.vocabulary
+    short, long = ("a red dog runs " * n for n in (14, 17))                             # 56 and 68 words
+    tokens = [torch.tensor([run.vocabulary.encode(caption)]) for caption in (short, long)]
+    assert [x.shape[1] for x in tokens] == [56, 68]
+    with torch.no_grad(): sides = [run.model.encode_captions(x, torch.tensor([x.shape[1]])) for x in tokens]
+    assert [x.mask.shape[1] for x in sides] == ([1, 1] if name == "vse" else [56, 68])
+    cut = Run(replace(recipe, max_words=3), world, tmp_path, progress=False)
+    assert cut.vocabulary.max_words == 3 and len(cut.vocabulary.encode(short)) == 3
+
+
+def test_the_loss_is_the_models_own_or_the_recipes():
+    def loss(name, **settings): return loss_for(build(recipe := Recipe("x", name, SMALL, **settings), 5, 9), recipe)
+    assert loss("vse") == Triplet(0.2, "hardest") and loss("devise") == Triplet(0.1, "all") and loss("camp") == MatchingBCE("hardest")
+    assert loss("vse", margin=0.3) == Triplet(0.3, "hardest") and loss("devise", negatives="hardest") == Triplet(0.1, "hardest")
+    assert loss("camp", loss="triplet", margin=0.3, loss_args={"of": "probability"}) == Triplet(0.3, "hardest", "probability")
+    with pytest.warns(UserWarning, match="margin=0.3 changes nothing: the loss MatchingBCE has no margin"): assert loss("camp", margin=0.3) == MatchingBCE()
+    with pytest.raises(ValueError, match="has no off: it has margin, negatives, of"): loss("vse", loss_args={"off": 1})
+    with pytest.raises(ValueError, match="has no off"): loss("vse", loss="triplet", loss_args={"off": 1})
+    with pytest.raises(ValueError, match="unknown loss 'hinge': choose one of"): loss("vse", loss="hinge")
+
+
+@pytest.fixture
+def softer():
+    "A loss of one's own, known while the test runs."
+    from dataclasses import dataclass
+    @register_loss("softer")
+    @dataclass(frozen=True)
+    class Softer(Loss):
+        "Cross-entropy over each row and column."
+        sharpness: float = 1.0
+        def __call__(self, scores, same_image=None):
+            right = torch.arange(len(scores), device=scores.device)
+            return sum(nn.functional.cross_entropy(self.sharpness * x, right, reduction="sum") for x in (scores, scores.T))
+    yield Softer
+    del LOSSES["softer"]
+
+
+def test_a_loss_of_ones_own_trains(world, whole, tmp_path, softer):
+    recipe = change(RECIPE, {"loss": "softer", "sharpness": "5"})
+    assert recipe.loss_args == {"sharpness": 5} and loss_for(build(recipe, 5, 9), recipe) == softer(5)
+    result = train(recipe, world, tmp_path / "run", progress=False)
+    assert np.isfinite(result["best"]["loss"]) and not equal(weights(tmp_path / "run"), weights(whole[0]))
+    assert read_recipe(tmp_path / "run")[0] == recipe
+    assert softer().standstill(8) == pytest.approx(2 * np.log(8))
+
+
+def test_another_optimiser_takes_other_steps(world, whole, tmp_path):
+    ends = {}
+    for name, settings in {"adamw": {"optimiser": "adamw", "weight_decay": 0.0}, "decaying": {"optimiser": "adamw", "weight_decay": 0.5}}.items():
+        train(replace(RECIPE, **settings), world, tmp_path / name, progress=False)
+        ends[name] = weights(tmp_path / name)
+    assert equal(ends["adamw"], weights(whole[0]))                                       # without decay the two are one
+    length = {name: sum(x.double().pow(2).sum() for x in end.values()) for name, end in ends.items()}
+    assert length["decaying"] < length["adamw"]
+    for bad, message in (({"optimiser": "sgd"}, 'optimiser=\'sgd\': choose "adam" or "adamw"'), ({"weight_decay": -1}, "weight_decay=-1"),
+                         ({"accumulate": 0}, "accumulate=0"), ({"schedule": "zigzag"}, "schedule='zigzag'")):
+        with pytest.raises(ValueError, match=message): replace(RECIPE, **bad)
+
+
+# several batches for one step
+
+@register
+class Noisy(Matcher):
+    "A model with encoders of its own, none of them called as those of the package, and a random element."
+    def __init__(self, region_dim: int, vocab_size: int, embed_dim: int = 8, word_dim: int = 4, drop: float = 0.2):
+        super().__init__()
+        self.look, self.read, self.drop = nn.Linear(region_dim, embed_dim), nn.EmbeddingBag(vocab_size, embed_dim), nn.Dropout(drop)
+
+    def encode_images(self, features, mask=None):
+        if mask is None: mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+        return Fragments(self.drop(self.look(features)) * mask[..., None], mask)
+
+    def encode_captions(self, tokens, lengths):
+        mask = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None].to(tokens.device)
+        words = self.read(tokens.reshape(-1, 1)).view(*tokens.shape, -1)
+        return Fragments(words * mask[..., None], mask)
+
+    def score(self, images, captions):
+        found = torch.einsum("imd,cnd->icmn", images.values, captions.values).amax(2)
+        return (found * captions.mask).sum(2) / captions.lengths
+
+
+del MODELS["noisy"]                                                                     # the other tests shall not see it
+GROUPED = replace(RECIPE, matcher="noisy", args={}, accumulate=4, optimiser="adamw", weight_decay=0.01, schedule="cosine", warmup_steps=2, standardise=False)
+
+
+@pytest.fixture
+def noisy(monkeypatch): monkeypatch.setitem(MODELS, "noisy", Noisy)
+
+
+def test_a_group_has_the_gradient_of_its_batches(world, tmp_path, noisy):
+    run = Run(replace(GROUPED, args={"drop": 0.0}, clip=0), world, tmp_path, progress=False)
+    run.model.double()
+    group = [replace(batch, features=batch.features.double()) for batch in run.loader()][:3]
+    expected = [torch.zeros_like(p) for p in run.model.parameters()]
+    losses_seen = []
+    for batch in group:
+        scores, same = batch_scores(run.model, batch, engine=False)
+        loss = run.loss.warm_up(scores, same)
+        losses_seen.append(loss.item())
+        expected = [a + b for a, b in zip(expected, torch.autograd.grad(loss, list(run.model.parameters())))]
+    assert train_step(run, group) == pytest.approx(sum(losses_seen), rel=1e-12)
+    for p, gradient in zip(run.model.parameters(), expected): assert torch.allclose(p.grad, gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_groups_count_as_steps_and_an_epoch_ends_one(world, tmp_path, noisy):
+    "6 batches an epoch, 4 for a step: two steps an epoch, the second of two batches."
+    seen, true = [], loop.train_step
+    def watched(run, group):
+        seen.append([len(batch) for batch in group])
+        return true(run, group)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train_step", watched)
+        result = train(GROUPED, world, tmp_path / "run", progress=False)
+    assert result["step"] == 6 and seen == [[7, 7, 7, 7], [7, 5]] * 3
+    rows = read_checkpoint(tmp_path / "run/last/training.pt")["standing"]["rows"]
+    assert [row["lr"] for row in rows] == pytest.approx([0.01, 0.0075, 0.0025])          # where the epochs begin
+
+
+def test_resuming_groups_gives_the_same_bits(world, tmp_path, noisy):
+    "Also with a random element, AdamW and a cosine: after every step, and where Ctrl-C came in the middle of a group."
+    train(GROUPED, world, tmp_path / "whole", progress=False)
+    train(GROUPED, world, tmp_path / "parts", max_steps=1, progress=False)
+    for stop in (2, 3, 5): assert train(GROUPED, world, tmp_path / "parts", resume=True, max_steps=stop, progress=False)["step"] == stop
+    true, calls = loop.batch_loss, []
+    def pressed(*args):
+        calls.append(1)
+        if len(calls) == 2: os.kill(os.getpid(), signal.SIGINT)
+        return true(*args)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "batch_loss", pressed)
+        with pytest.raises(KeyboardInterrupt, match="stopped at step 1"): train(GROUPED, world, tmp_path / "stopped", progress=False)
+    for name in ("parts", "stopped"):
+        train(GROUPED, world, tmp_path / name, resume=True, progress=False)
+        states = [read_checkpoint(tmp_path / folder / "last" / "training.pt") for folder in ("whole", name)]
+        assert equal(states[0]["weights"], states[1]["weights"])
+        moments = [[x for entry in state["optimiser"]["state"].values() for x in entry.values()] for state in states]
+        assert moments[0] and all(torch.equal(a, b) for a, b in zip(*moments))
+
+
+def test_a_group_that_was_interrupted_is_done_again(world, tmp_path, noisy):
+    "A process that dies between two batches of a group: its last checkpoint is of the step before."
+    true, calls = loop.batch_loss, []
+    def dying(*args):
+        calls.append(1)
+        if len(calls) == 10: raise MemoryError("no room")                                # the fourth of the second epoch's first group
+        return true(*args)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "batch_loss", dying)
+        with pytest.raises(MemoryError): train(replace(GROUPED, save_every=0), world, tmp_path / "run", progress=False)
+    standing = read_checkpoint(tmp_path / "run/last/training.pt")["standing"]
+    assert (standing["step"], standing["epoch"], standing["batch"]) == (2, 1, 0)
+    train(GROUPED, world, tmp_path / "run", resume=True, progress=False)
+    train(GROUPED, world, tmp_path / "whole", progress=False)
+    assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_a_cosine_cannot_be_made_longer(world, tmp_path, noisy):
+    train(GROUPED, world, tmp_path / "run", max_steps=1, progress=False)
+    with pytest.raises(ValueError, match="epochs was 3, now 5"): train(replace(GROUPED, epochs=5), world, tmp_path / "run", resume=True, progress=False)
+    with pytest.raises(ValueError, match="accumulate was 4, now 2"): train(replace(GROUPED, accumulate=2), world, tmp_path / "run", resume=True, progress=False)
+
+
+# models of one's own
+
+def test_a_model_with_encoders_of_its_own_trains(world, tmp_path, noisy):
+    with pytest.warns(UserWarning, match="Noisy has no image_encoder.standardise: regions are taken as they are"):
+        result = train(replace(GROUPED, standardise=True), world, tmp_path / "run", progress=False)
+    model, vocabulary = load(tmp_path / "run/best")
+    assert type(model) is Noisy and model.vocabulary == vocabulary
+    assert evaluate(model, open_split(world, "dev"), vocabulary, progress=False)[0].rsum == result["best"]["rsum"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        standardise_from(build(RECIPE, 6, 9), open_split(world, "train"), progress=False)
+
+
+def test_what_is_observed_is_noted(world, tmp_path, noisy, monkeypatch):
+    seen = []
+    def length(model, images, captions, image_of_caption):
+        seen.append((len(images), len(captions), image_of_caption.tolist(), torch.is_grad_enabled(), model.training))
+        return {"mean_length": float(images.values.norm(dim=-1).mean())}
+    registry = loop.observe.register(Noisy, length)
+    assert registry is length
+    try: train(replace(GROUPED, epochs=1), world, tmp_path / "run", progress=False)
+    finally: loop.observe.register(Noisy, loop.observe.dispatch(Matcher))
+    assert seen == [(6, 12, np.arange(6).repeat(2).tolist(), False, False)]
+    with open(tmp_path / "run/metrics.csv", newline="") as file: row, = csv.DictReader(file)
+    assert float(row["mean_length"]) > 0
+
+
+def test_the_engine_is_a_choice_of_the_run(world, tmp_path, monkeypatch):
+    seen, scores, everything = [], loop.training_scores, loop.score_all
+    monkeypatch.setattr(loop, "training_scores", lambda *args: seen.append(args[3]) or scores(*args))
+    monkeypatch.setattr(loop, "score_all", lambda *args: seen.append(args[6]) or everything(*args))
+    recipe = replace(RECIPE, matcher="imram", args=SMALL, epochs=1)
+    for engine in (True, False):
+        train(recipe, world, tmp_path / str(engine), max_steps=None, progress=False, engine=engine)
+        assert seen == [engine] * 7
+        seen.clear()
+    assert read_recipe(tmp_path / "False")[0] == recipe
+    run = Run(recipe, world, tmp_path, progress=False)
+    run.model.double()
+    batch = next(iter(run.loader()))
+    batch = replace(batch, features=batch.features.double())
+    monkeypatch.undo()
+    assert torch.allclose(*(batch_scores(run.model, batch, engine)[0] for engine in (True, False)), atol=1e-12)
+
+
+# settings by name
+
+def test_settings_go_to_recipe_loss_or_model():
+    recipe = change(RECIPES["scenes"], {"margin": "0.3", "clip": "1", "patience": "2", "word_dim": "32", "of": "probability", "memory": "gate",
+                                        "frozen": '["text_encoder"]', "marks": "True", "decays": "null"})
+    assert (recipe.margin, recipe.clip, recipe.patience, recipe.frozen, recipe.marks, recipe.decays) == (0.3, 1, 2, ["text_encoder"], True, None)
+    assert recipe.loss_args == {"of": "probability"} and recipe.args == {**RECIPES["scenes"].args, "word_dim": 32, "memory": "gate"}
+    assert change(RECIPE, {"name": "3"}).name == "3" and change(RECIPE, {}) == RECIPE
+    named = change(Recipe("x", "camp"), {"of": "probability", "loss": "triplet", "gates": "false"})
+    assert (named.loss, named.loss_args, named.args) == ("triplet", {"of": "probability"}, {"gates": False})
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"stepz": "2"}, r"no setting stepz: the recipe has name, .*accumulate; the loss Triplet has margin, negatives, of; vse has embed_dim, word_dim"),
+    ({"epochs": "many"}, "epochs=many: int is expected"), ({"epochs": "2.5"}, "epochs=2.5: int"), ({"marks": "1"}, "marks=1: bool"), ({"epochs": "true"}, "epochs=true: int"),
+    ({"lr": "fast"}, "lr=fast: float"), ({"word_dim": "wide"}, "word_dim=wide: int"), ({"frozen": "text_encoder"}, "frozen=text_encoder: list"),
+    ({"margin": "0"}, "margin=0 must be above 0"), ({"loss": "hinge"}, "unknown loss 'hinge'"), ({"args": "{}"}, "no setting args"), ({"matcher": "scan"}, "no setting matcher")])
+def test_settings_that_are_not_there_or_cannot_be(settings, message):
+    with pytest.raises(ValueError, match=message): loss_for(build(RECIPE, 5, 9), change(RECIPE, settings))
+
+
+def test_settings_reach_every_stage_that_has_them():
+    recipe = change(RECIPES["camp-f8k-small-released"], {"margin": "0.4", "seed": "3", "name": "mine", "of": "probability"} | {"loss": "triplet"})
+    stages = [recipe, recipe.after, recipe.after.after]
+    assert [(stage.margin, stage.seed, stage.loss_args) for stage in stages] == [(0.4, 3, {"of": "probability"})] * 3
+    assert [stage.name for stage in stages] == ["mine", "camp-f8k-small-fusion", "camp-f8k-small-attention"]
+    assert [stage.lr for stage in stages] == [stage.lr for stage in (RECIPES["camp-f8k-small-released"], *[recipe.after] * 2)]
+
+
+# recipes and runs of older versions
+
+OLD = {"name": "tiny", "matcher": "vse", "args": {"embed_dim": 8, "word_dim": 6}, "epochs": 3, "batch_size": 7, "lr": 0.01, "decay_every": 2, "decay": 0.1,
+       "decays": None, "clip": 2.0, "margin": 0.2, "negatives": "hardest", "warmup_steps": 8, "min_count": 1, "marks": False, "max_words": None,
+       "standardise": True, "patience": None, "seed": 0, "save_every": 10.0, "frozen": [], "after": None}       # as it was written before a recipe could name a loss
+
+
+def test_a_run_of_an_older_version_goes_on(world, whole, tmp_path):
+    train(RECIPE, world, tmp_path / "old", max_steps=8, progress=False)
+    path = tmp_path / "old/last/training.pt"
+    torch.save({**read_checkpoint(path), "recipe": OLD}, path)
+    (tmp_path / "old/recipe.json").write_text(json.dumps({**OLD, "data": str(world)}))
+    recipe, data = read_recipe(tmp_path / "old")
+    assert recipe == RECIPE and data == world
+    train(recipe, data, tmp_path / "old", resume=True, progress=False)
+    assert equal(weights(tmp_path / "old"), weights(whole[0]))
+
+
+@pytest.mark.parametrize("matcher, settings, expected", [
+    ("imram", {"args": {**SMALL, "engine": False}}, {"margin": 0.2, "negatives": "hardest", "max_words": None}),
+    ("devise", {"margin": 0.1}, {"margin": 0.1, "negatives": "all"}), ("devise", {}, {"margin": 0.2, "negatives": "all"}),  # it took all, whatever was said
+    ("pvse", {"margin": 0.1, "negatives": "all"}, {"margin": 0.1, "negatives": "all"}), ("cmpm", {}, {"loss": "projection_matching"}),
+    ("camp", {"warmup_steps": 0}, {"loss": "matching_bce", "negatives": "hardest", "warmup_steps": 0, "max_words": 50}),
+    ("camp", {"args": {**SMALL, "objective": "bce-all", "max_words": 9}}, {"loss": "matching_bce", "negatives": "all", "max_words": 9}),
+    ("camp", {"args": {**SMALL, "objective": "ranking", "max_words": None}, "max_words": 30}, {"loss": "triplet", "margin": 0.2, "max_words": 30}),
+    ("camp", {"args": {**SMALL, "max_words": 40}, "max_words": 30}, {"max_words": 30})])
+def test_recipes_of_an_older_version_mean_what_they_meant(matcher, settings, expected, tmp_path):
+    (tmp_path / "recipe.json").write_text(json.dumps({**OLD, "matcher": matcher, **settings, "data": "d", "after": {**OLD, "matcher": matcher, **settings}}))
+    recipe, _ = read_recipe(tmp_path)
+    for stage in (recipe, recipe.after):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")                                               # nothing that an old recipe says is noted as useless
+            found = asdict(resolve(stage, build(stage, 5, 9)))
+            loss_for(build(stage, 5, 9), stage)
+        assert {key: found[key] for key in expected} == expected
+    assert {one.name for one in fields(Recipe)} >= OLD.keys()
