@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from cmr.similarity import cosine, l2_normalize
+from cmr.similarity import cosine, inverse_lengths, l2_normalize, wide
 
 FORMATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -15,7 +15,8 @@ def random(*shape, seed=0): return torch.randn(*shape, dtype=torch.float64, gene
 
 def test_by_hand():
     assert torch.allclose(l2_normalize(torch.tensor([[3.0, 4.0], [5.0, 12.0]])), torch.tensor([[3 / 5, 4 / 5], [5 / 13, 12 / 13]]))
-    assert torch.allclose(cosine(torch.tensor([[5.0, 12.0]]), torch.tensor([[3.0, 4.0], [12.0, -5.0]])), torch.tensor([[63 / 65, 0.0]]), atol=1e-7)
+    found = cosine(torch.tensor([[5.0, 12.0]]), torch.tensor([[3.0, 4.0], [12.0, -5.0]]))
+    assert torch.allclose(found, torch.tensor([[63 / 65, 0.0]]), atol=1e-7)
 
 
 def test_literal():
@@ -87,3 +88,27 @@ def test_empty_and_single():
 
 def test_widths_must_agree():
     with pytest.raises(ValueError, match="width 3, responses 4"): cosine(torch.ones(2, 3), torch.ones(2, 4))
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_wide(dtype):
+    "16 bits become 32; what is wider stays, the very same tensor."
+    x = torch.ones(2, dtype=dtype)
+    assert wide(x).dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert (wide(x) is x) == (dtype in (torch.float32, torch.float64))
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_inverse_lengths(dtype):
+    "One over the length in float32 or wider, 0 for no length, and no gradient there."
+    x = torch.tensor([[[3.0, 4.0], [0.0, 0.0]], [[-5.0, 12.0], [300.0, 400.0]]], dtype=dtype, requires_grad=True)
+    found = inverse_lengths(x)
+    found.sum().backward()
+    assert found.dtype == wide(x).dtype and torch.allclose(found, torch.tensor([[1 / 5, 0], [1 / 13, 1 / 500]], dtype=found.dtype))
+    assert torch.isfinite(x.grad).all() and x.grad[0, 1].tolist() == [0, 0]
+
+
+def test_dividing_afterwards_is_the_same():
+    x, y = (random(k, 6, seed=k).requires_grad_() for k in (3, 5))
+    late = x @ y.T * inverse_lengths(x)[:, None] * inverse_lengths(y)
+    assert torch.allclose(late, cosine(x, y), rtol=0, atol=1e-14) and gradcheck(inverse_lengths, x)

@@ -1,0 +1,57 @@
+"Typical wrong answers to the exercises of chapter 02."
+
+WRONG = {
+    "cosine_table": [
+        # words by regions
+        """def cosine_table(V, T):
+    return (T / T.norm(dim=1, keepdim=True)) @ (V / V.norm(dim=1, keepdim=True)).T""",
+        # the plain product
+        "def cosine_table(V, T): return V @ T.T",
+        # divided by the word's length only
+        "def cosine_table(V, T): return V @ T.T / T.norm(dim=1)",
+        # one length for the whole matrix
+        "def cosine_table(V, T): return V @ T.T / (V.norm() * T.norm())",
+        # squared lengths
+        """def cosine_table(V, T):
+    return V @ T.T / (V.pow(2).sum(1)[:, None] * T.pow(2).sum(1))"""],
+    "best_region": [
+        # the best word for each region
+        "def best_region(V, T): return cosine(V, T).argmax(dim=1)",
+        "def best_region(V, T): return torch.arange(len(T))",
+        # by the product, which the bright region wins
+        "def best_region(V, T): return (V @ T.T).argmax(dim=0)",
+        # the values, not the indices
+        "def best_region(V, T): return cosine(V, T).amax(dim=0)"],
+    "sentence_score": [
+        # padding counts
+        "def sentence_score(V, T, n): return cosine(V, T).amax(dim=0).mean()",
+        # the best word for each region
+        "def sentence_score(V, T, n): return cosine(V, T[:n]).amax(dim=1).mean()",
+        # the sum
+        "def sentence_score(V, T, n): return cosine(V, T[:n]).amax(dim=0).sum()",
+        # no best region
+        "def sentence_score(V, T, n): return cosine(V, T[:n]).mean()",
+        # a row for each word, not one number
+        "def sentence_score(V, T, n): return cosine(V, T[:n]).amax(dim=0)"],
+    "safe_sqrt": [
+        # the trap
+        "def safe_sqrt(s): return torch.where(s > 0, s.sqrt(), 0)",
+        "def safe_sqrt(s): return s.sqrt()",
+        # a finite gradient, and another value
+        "def safe_sqrt(s): return (s + 1e-4).sqrt()",
+        # the right value at 0 and a gradient of a million
+        "def safe_sqrt(s): return (s + 1e-12).sqrt() - 1e-6"],
+    "positive_columns": [
+        # rows
+        "def positive_columns(z): return l2_normalize(z.relu())",
+        # the first axis, which is the batch
+        "def positive_columns(z): return l2_normalize(z.relu(), dim=0)",
+        # nothing is cut off
+        "def positive_columns(z): return l2_normalize(z, dim=-2)",
+        # cut off afterwards: the lengths are of other columns
+        "def positive_columns(z): return l2_normalize(z, dim=-2).relu()",
+        # nan where no region agrees
+        """def positive_columns(z):
+    z = z.relu()
+    return z / z.norm(dim=-2, keepdim=True)"""],
+}
