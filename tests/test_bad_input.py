@@ -6,11 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
-from test_training import digests, write_world
+from tiny import digests, write_world
 from typer.testing import CliRunner
 
 from cmr.cli import app
-from cmr.matcher import load
+from cmr.saving import load
 
 QUICK = ["--epochs", "1", "--batch-size", "8", "--embed-dim", "8", "--device", "cpu"]
 

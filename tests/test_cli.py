@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_training import digests, write_world
+from tiny import digests, write_world
 from typer.testing import CliRunner
 
 import cmr.data
 import cmr.training
-from cmr.cli import app, fitting
+import cmr.world
+from cmr.cli import app
+from cmr.cli.train import fitting
 from cmr.data import open_split, write_split
 
 QUICK = ["--recipe", "scenes", "--epochs", "1", "--batch-size", "8", "--embed-dim", "8", "--device", "cpu"]
@@ -27,10 +29,6 @@ def call(*words, code: int = 0) -> str:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory): return write_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
 def run(world, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "one"
     return out, call("train", "--data", world, "--out", out, *QUICK)
@@ -42,7 +40,7 @@ def test_version_is_that_of_settings():
     assert call("--version").strip() == f"cmr {parser['DEFAULT']['version']}"
 
 
-@pytest.mark.parametrize("words", [[], ["data"], ["data", "scenes"], ["data", "convert"], ["train"], ["evaluate"], ["search"]])
+@pytest.mark.parametrize("words", [[], ["data"], ["data", "scenes"], ["data", "convert"], ["train"], ["evaluate"], ["search"], ["compare"], ["ablate"], ["models"]])
 def test_help_is_there_with_examples(words):
     output = call(*words, "--help")
     assert "Usage" in output and ("cmr " + " ".join(words)).strip() in output
@@ -93,7 +91,7 @@ def test_without_data_the_scenes_are_drawn_once(tmp_path, monkeypatch):
     def drawn(folder, seed, counts, progress):
         calls.append((folder, seed, counts))
         write_world(Path(folder))
-    monkeypatch.setattr(cmr.data, "make_scenes", drawn, raising=False)
+    monkeypatch.setattr(cmr.world, "make_scenes", drawn)
     said = call("train", *QUICK)
     assert "drawing the built-in scenes into data/scenes" in said.replace("\\", "/") and Path("runs/scenes-imram/best").is_dir()
     call("train", "--model", "vse", *QUICK)
@@ -122,11 +120,11 @@ def test_recipe_fits_the_data(world, tmp_path, monkeypatch):
 
 
 def test_the_built_in_world_adds_its_own_report(run, world, tmp_path, monkeypatch):
-    import cmr.scenes
+    from cmr.world import scenes
     data = write_world(tmp_path)
     (data / "test_scenes.json").write_text("[]")
-    monkeypatch.setattr(cmr.scenes, "world_report", lambda scores, path: f"{tuple(scores.shape)} {Path(path).name}", raising=False)
-    assert "(6, 12) test_scenes.json" in call("evaluate", run[0], "--data", data)
+    monkeypatch.setattr(scenes, "world_report", lambda scores, entries: f"{tuple(scores.shape)} {entries}")
+    assert "(6, 12) []" in call("evaluate", run[0], "--data", data)
 
 
 def test_convert(tmp_path):
@@ -160,7 +158,7 @@ def test_errors_are_one_clear_line(run, world, tmp_path, monkeypatch):
     assert "Traceback" in call("train", "--data", world, "--out", run[0], *QUICK, code=2)
 
 
-@pytest.mark.parametrize("words, message", [(["--model", "vse", "--steps", 2], "vse takes no --steps"), (["--model", "bert"], "unknown matcher 'bert'"),
+@pytest.mark.parametrize("words, message", [(["--model", "vse", "--steps", 2], "vse takes no --steps"), (["--model", "bert"], "unknown model 'bert'"),
                                             (["--recipe", "best"], "no recipe 'best': choose one of"), (["--device", "tpu"], "device='tpu'"),
                                             (["--precision", "int8"], "precision='int8'"), (["--resume"], "no run in")])
 def test_wrong_options_are_named(words, message, world, tmp_path):
@@ -169,16 +167,9 @@ def test_wrong_options_are_named(words, message, world, tmp_path):
 
 
 def test_ctrl_c_is_no_error(world, tmp_path, monkeypatch):
-    def stopped(*args): raise KeyboardInterrupt("stopped at step 3, all saved")
+    def stopped(*args, **how): raise KeyboardInterrupt("stopped at step 3, all saved")
     monkeypatch.setattr(cmr.training, "train", stopped)
     assert "stopped at step 3, all saved" in call("train", "--data", world, "--out", tmp_path / "run", code=130)
-
-
-def test_bench_measures_what_it_is_asked_to(tmp_path):
-    assert "cmr bench" in call("bench", "--help") and "Examples" in call("bench", "--help")
-    assert "no row fits 'x'" in call("bench", "--rows", "x", "--out", tmp_path, code=2) and not list(tmp_path.iterdir())
-    said = call("bench", "--rows", "both-full-3-4x4-256", "--compile", "--device", "cpu", "--out", tmp_path)
-    assert "no GPU here" in said and "| both-full-3-4x4-256 |" in said and (tmp_path / "benchmark.png").is_file()
 
 
 def test_search_both_ways(run, world, tmp_path):
@@ -217,7 +208,134 @@ def test_evaluate_writes_scores_and_goes_on_with_them(run, world, tmp_path):
     assert "delete" in call(*[word if word != "dev" else "train" for word in command], code=2)
 
 
-def test_the_engine_can_be_switched_off(world, tmp_path):
-    call("train", "--data", world, "--out", tmp_path / "plain", *QUICK, "--no-engine", "--max-steps", "1")
-    assert '"engine": false' in (tmp_path / "plain" / "recipe.json").read_text(encoding="utf-8")
-    assert "engine" in call("train", "--data", world, "--out", tmp_path / "vse", *QUICK, "--model", "vse", "--no-engine", code=2)
+def test_the_engine_is_a_choice_of_the_run(world, tmp_path):
+    for name in ("imram", "vse"):
+        call("train", "--data", world, "--out", tmp_path / name, *QUICK, "--model", name, "--no-engine", "--max-steps", "1")
+        assert "engine" not in (tmp_path / name / "recipe.json").read_text(encoding="utf-8")
+    call("train", "--out", tmp_path / "imram", "--resume", "--no-engine")
+    assert "R@sum" in call("evaluate", tmp_path / "imram", "--data", world, "--no-engine")
+
+
+# settings by name
+
+def test_any_setting_can_be_set(world, tmp_path):
+    call("train", "--data", world, "--out", tmp_path / "a", *QUICK, "--set", "margin=0.3", "--set", "clip=1", "--set", "patience=2", "--set", "word-dim=5",
+         "--set", "of=probability", "--set", "optimiser=adamw", "--set", "schedule=cosine", "--set", "accumulate=2", "--set", "lse_temperature=3", "--model", "scan")
+    recipe, _ = cmr.training.read_recipe(tmp_path / "a")
+    assert (recipe.margin, recipe.clip, recipe.patience, recipe.optimiser, recipe.schedule, recipe.accumulate) == (0.3, 1, 2, "adamw", "cosine", 2)
+    assert recipe.loss_args == {"of": "probability"} and {"word_dim": 5, "lse_temperature": 3, "embed_dim": 8}.items() <= recipe.args.items()
+    assert "margin was 0.3, now 0.4" in call("train", "--out", tmp_path / "a", "--resume", "--set", "margin=0.4", code=2)
+    assert "all epochs done" in call("train", "--out", tmp_path / "a", "--resume", "--set", "margin=0.3")
+
+
+@pytest.mark.parametrize("setting, message", [
+    ("stepz=2", "no setting stepz: the recipe has name, epochs"), ("heads=2", "imram has embed_dim, word_dim, steps"), ("margin", "write a name, = and a value"), ("=3", "write a name"),
+    ("epochs=many", "epochs=many: int is expected"), ("margin=-1", "margin=-1 must be above 0"), ("loss=hinge", "unknown loss 'hinge'"), ("memory=elephant", "memory")])
+def test_settings_that_cannot_be_set(setting, message, world, tmp_path):
+    assert message in " ".join(call("train", "--data", world, "--out", tmp_path / "run", *QUICK, "--set", setting, code=2).split())
+    assert "twice" in call("train", "--data", world, "--out", tmp_path / "run", *QUICK, "--set", "lr=1", "--set", "lr=2", code=2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_in_comparisons(world, tmp_path):
+    few = ("--data", world, "--epochs", 1, "--embed-dim", 8, "--device", "cpu")
+    call("compare", "vse", "pvse", *few, "--set", "margin=0.3", "--set", "heads=3", "--out", tmp_path / "c")
+    vse, pvse = (cmr.training.read_recipe(tmp_path / f"c/{name}-seed0")[0] for name in ("vse", "pvse"))
+    assert vse.margin == pvse.margin == 0.3 and pvse.args == {"embed_dim": 8, "word_dim": 100, "heads": 3} and "heads" not in vse.args
+    assert "no setting legs: the recipe has" in call("compare", "vse", "pvse", *few, "--set", "legs=3", "--set", "heads=3", "--out", tmp_path / "d", code=2)
+    call("ablate", "camp", *few, "--rows", "no-gates", "--set", "hidden=5", "--set", "gates=scalar", "--out", tmp_path / "a")
+    args = cmr.training.read_recipe(tmp_path / "a/no-gates-seed0")[0].args
+    assert args["hidden"] == 5 and args["gates"] is False                                # the row says what it is
+    assert "no setting legs" in call("ablate", "camp", *few, "--set", "legs=3", "--out", tmp_path / "d", code=2) and not (tmp_path / "d").exists()
+
+
+# models of one's own
+
+OWN = '''
+import torch
+from torch import nn
+
+from cmr import Matcher, register
+from cmr.encoders import Fragments
+
+
+@register
+class Pairwise(Matcher):
+    "The best product of a word and a region, with encoders of its own."
+    def __init__(self, region_dim: int, vocab_size: int, embed_dim: int = 16, sharpness: float = 2.0):
+        super().__init__()
+        self.look, self.words, self.sharpness = nn.Linear(region_dim, embed_dim), nn.Embedding(vocab_size, embed_dim), sharpness
+
+    def encode_images(self, features, mask=None):
+        if mask is None: mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+        return Fragments(self.look(features).tanh() * mask[..., None], mask)
+
+    def encode_captions(self, tokens, lengths):
+        mask = torch.arange(tokens.shape[1], device=tokens.device) < lengths.to(tokens.device)[:, None]
+        return Fragments(self.words(tokens) * mask[..., None], mask)
+
+    def score(self, images, captions):
+        z = torch.einsum("imd,cnd->icmn", images.values, captions.values).masked_fill(~images.mask[:, None, :, None], -9)
+        return (torch.logsumexp(self.sharpness * z, 2) * captions.mask).sum(2) / captions.lengths
+'''
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    "A file with a model, in the current folder; the other tests don't see the model."
+    from cmr.matcher import MODELS
+    (tmp_path / "own_model_of_a_test.py").write_text(OWN, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield "own_model_of_a_test"
+    sys.modules.pop("own_model_of_a_test", None)
+    MODELS.pop("pairwise", None)
+
+
+def test_a_model_of_ones_own_from_the_command_line(own, world):
+    assert len(OWN.strip().splitlines()) <= 30
+    use = ("--import", own)
+    assert "unknown model 'pairwise'" in call("train", "--data", world, "--model", "pairwise", code=2)
+    said = call("models", *use)
+    assert "pairwise The best product of a word and a region" in said and "embed_dim=16, sharpness=2.0" in said and "imram" in said
+    said = call("train", "--data", world, "--model", "pairwise", "--out", "run", *QUICK, "--set", "sharpness=3", *use)
+    assert "Training pairwise" in said and "Note: Pairwise has no image_encoder.standardise" in said
+    assert cmr.training.read_recipe("run")[0].args == {"embed_dim": 8, "sharpness": 3}
+    assert "R@sum" in call("evaluate", "run", "--data", world, *use)
+    found = call("search", "run", "a red dog runs", "--data", world, "--top", 6, "--index", "gallery.safetensors", *use)
+    assert len(found.splitlines()) == 6 == len(call("search", "run", "--image", 2, "--data", world, "--top", 6, *use).splitlines())
+    few = ("--data", world, "--epochs", 1, "--embed-dim", 8, "--device", "cpu", "--out", "both")
+    said = call("compare", "vse", "Pairwise", *few, "--import", f"{own}.py", "--set", "sharpness=4")
+    assert "| vse |" in said and "| pairwise |" in said and '"sharpness": 4' in Path("both/pairwise-seed0/recipe.json").read_text()
+    call("train", "--out", "run", "--resume", "--epochs", 2, *use)
+
+
+def test_a_model_that_was_not_imported_is_asked_for(own, world):
+    "In a process of its own, whose path has not the current folder on it."
+    def asked(*words, code):
+        start = "import sys; sys.path.pop(0); from cmr.cli import app; app(prog_name='cmr')"
+        done = subprocess.run([sys.executable, "-c", start, *map(str, words)], capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        return " ".join((done.stdout + done.stderr).split())
+    call("train", "--data", world, "--model", "pairwise", "--out", "run", *QUICK, "--max-steps", 1, "--import", own)
+    said = asked("evaluate", "run", "--data", world, code=2)
+    assert "pairwise" in said.lower() and "--import" in said
+    assert "R@sum" in asked("evaluate", "run", "--data", world, "--import", own, code=0)
+    assert "no module 'nobody_wrote_this'" in asked("models", "--import", "nobody_wrote_this", code=2)
+
+
+def test_models_of_installed_packages_are_there(monkeypatch):
+    from cmr import saving
+    loaded = []
+    class Entry:
+        def load(self): loaded.append("loaded")
+    monkeypatch.setattr(saving, "entry_points", lambda group: [Entry()] if group == "cmr.models" else [])
+    call("models")
+    assert loaded
+
+
+def test_models_are_listed_with_their_arguments():
+    said = call("models")
+    assert [line.split()[0] for line in said.splitlines() if not line.startswith(" ")] == cmr.list_models()
+    assert "steps=3" in call("models", "IMRAM") and "vse" not in call("models", "imram")
+    assert "unknown model 'bert'" in call("models", "bert", code=2)

@@ -5,20 +5,15 @@ import json
 from dataclasses import replace
 
 import pytest
-from test_training import SMALL, write_world
+from tiny import SMALL
 from typer.testing import CliRunner
 
-from cmr import compare
 from cmr.camp import ABLATIONS
 from cmr.cli import app
-from cmr.training import RECIPES, Recipe
+from cmr.training import RECIPES, Recipe, compare
 
 BUDGET = Recipe("tiny", "vse", SMALL, epochs=1, batch_size=16, lr=0.01, min_count=1)
 QUIET = {"device": "cpu", "progress": False}
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory): return write_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +35,8 @@ def test_rows_of_table_3_are_arguments():
 
 
 def test_every_model_has_a_counterpart():
-    assert [row.label for row in compare.models([], BUDGET)] == list(compare.MODELS)
-    with pytest.raises(ValueError, match="unknown matcher 'bert'"): compare.models(["bert"], BUDGET)
+    assert [row.label for row in compare.models([], BUDGET)] == list(compare.TEN_MODELS)
+    with pytest.raises(ValueError, match="unknown model 'bert'"): compare.models(["bert"], BUDGET)
 
 
 def test_every_row_and_seed_is_trained_and_evaluated(done, world):
@@ -73,6 +68,29 @@ def test_the_same_call_goes_on(done, world, monkeypatch):
     assert compare.compare(compare.models(["vse", "camp"], BUDGET), world, out, (0, 1), **QUIET) == results
     with pytest.raises(ValueError, match="was made with another recipe: choose another folder"):
         compare.compare(compare.models(["vse"], replace(BUDGET, lr=0.02)), world, out, (0,), **QUIET)
+
+
+def test_a_table_of_an_older_version_goes_on(world, tmp_path):
+    "A recipe then said itself what is now the model's own."
+    entry, = compare.models(["devise"], BUDGET)
+    result, = compare.compare([entry], world, tmp_path, **QUIET)
+    file = tmp_path / "devise-seed0/result.json"
+    for key in ("loss", "loss_args", "optimiser", "weight_decay", "schedule", "accumulate"): del result["recipe"][key]
+    result["recipe"] |= {"margin": 0.1, "negatives": "hardest", "warmup_steps": 0}
+    file.write_text(json.dumps(result))
+    assert compare.compare([entry], world, tmp_path, **QUIET) == [result]
+    file.write_text(json.dumps({**result, "recipe": {**result["recipe"], "margin": 0.3}}))
+    with pytest.raises(ValueError, match="was made with another recipe"): compare.compare([entry], world, tmp_path, **QUIET)
+
+
+def test_settings_go_to_the_models_that_have_them():
+    scan, pvse = compare.models(["scan", "PVSE"], BUDGET, {"margin": "0.3", "heads": "4", "lse_temperature": "3"})
+    assert (scan.label, pvse.label) == ("scan", "pvse") and scan.recipe.margin == pvse.recipe.margin == 0.3
+    assert scan.recipe.args == {**SMALL, "lse_temperature": 3} and pvse.recipe.args == {**SMALL, "heads": 4}
+    with pytest.raises(ValueError, match="no setting legs: the recipe has"): compare.models(["scan", "vse"], BUDGET, {"legs": "4", "lse_temperature": "3"})
+    with pytest.raises(ValueError, match="margin=0 must be above 0"): compare.models(["scan"], BUDGET, {"margin": "0"})
+    row, = compare.ablations(["no-gates"], BUDGET, {"hidden": "4", "gates": "scalar"})
+    assert row.recipe.args == {**SMALL, "hidden": 4, "gates": False}
 
 
 def test_a_stopped_row_is_resumed(world, tmp_path):
@@ -119,7 +137,7 @@ def test_a_model_has_recipes_of_its_own(images, device, model, name, tmp_path, m
     import numpy as np
     import torch
 
-    from cmr.cli import pick_recipe
+    from cmr.cli.train import pick_recipe
     from cmr.data import write_split
     write_split(tmp_path / "train.h5", np.ones((images, 1, 1), "float32"), ["a dog"] * images, np.arange(images))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

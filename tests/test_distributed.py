@@ -15,10 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cmr import training
-from cmr.captions import Vocabulary
-from cmr.data import Batch, batches, open_split
-from cmr.training import Recipe, Run, read_checkpoint, train, train_step
+from cmr.data import Batch, Vocabulary, batches, open_split
+from cmr.training import Recipe, Run, build, checkpoints, loop, read_checkpoint, train, train_step
 
 pytestmark = pytest.mark.skipif(not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
                                 reason="this PyTorch was built without torch.distributed or gloo")
@@ -26,7 +24,8 @@ SMALL = {"embed_dim": 8, "word_dim": 6}
 RECIPE = Recipe("pair", "imram", {**SMALL, "steps": 2}, epochs=2, batch_size=8, lr=1e-5, min_count=1, standardise=True)
 CASES = {f"{name}-{negatives}": (matcher, args, negatives) for negatives in ("hardest", "all") for name, matcher, args in (
     ("vse", "vse", {}), ("scan-text", "scan", {"direction": "text"}), ("scan-image", "scan", {"direction": "image", "pooling": "lse"}),
-    ("imram", "imram", {"steps": 2, "direction": "full"}), ("imram-plain", "imram", {"steps": 2, "direction": "full", "engine": False}))}
+    ("imram", "imram", {"steps": 2, "direction": "full"}), ("imram-plain", "imram", {"steps": 2, "direction": "full"}), ("camp", "camp", {"fusion": "concat"}),
+    ("grouped", "scan", {"direction": "text"}))}
 
 
 def joint_batch(words: int) -> tuple[Batch, Batch]:
@@ -55,9 +54,11 @@ def whole(parts: tuple[Batch, Batch]) -> Batch:
 def stepped(case: str, data: Path, out: Path, batch_of) -> dict:
     "Two steps in float64: losses, and the gradients and weights they leave."
     matcher, args, negatives = CASES[case]
-    run = Run(Recipe(case, matcher, {**SMALL, **args}, batch_size=8, lr=0.01, clip=0, negatives=negatives, min_count=1), data, out, "cpu", progress=False)
+    recipe = Recipe(case, matcher, {**SMALL, **args}, batch_size=8, lr=0.01, clip=0, negatives=negatives, warmup_steps=0, min_count=1)
+    run = Run(recipe, data, out, "cpu", progress=False, engine=not case.startswith("imram-plain"))
     run.model.double()
-    losses = [train_step(run, batch_of(len(run.vocabulary))) for _ in range(2)]
+    batch = batch_of(len(run.vocabulary))
+    losses = [train_step(run, [batch] * (3 if case.startswith("grouped") else 1)) for _ in range(2)]
     return {"losses": torch.tensor(losses, dtype=torch.float64), **{f"weight {n}": x for n, x in run.model.state_dict().items()},
             **{f"gradient {n}": x.grad for n, x in run.model.named_parameters() if x.grad is not None}}
 
@@ -73,15 +74,15 @@ def refused(act) -> str:
 
 def interrupted(data: Path, out: Path, rank: int) -> None:
     "A run that somebody stops at its third step, by Ctrl-C on the second process only; then it goes on."
-    true, calls = training.train_step, []
+    true, calls = loop.train_step, []
     def pressed(*args):
         calls.append(1)
         if len(calls) == 3 and rank == 1: os.kill(os.getpid(), signal.SIGINT)
         return true(*args)
-    training.train_step = pressed
+    loop.train_step = pressed
     try: train(RECIPE, data, out, device="cpu", progress=False)
     except KeyboardInterrupt as stop: assert "stopped at step 3" in str(stop)
-    training.train_step = true
+    loop.train_step = true
     assert read_checkpoint(out / "last" / "training.pt")["standing"]["step"] == 3
     train(RECIPE, data, out, resume=True, device="cpu", progress=False)
 
@@ -91,12 +92,12 @@ def play(folder: Path, what: str) -> None:
     rank, data = int(os.environ["RANK"]), folder / "data"
     def run(out): return Run(RECIPE, data, folder / out, "cpu", progress=False)
     if what == "alone":
-        true, calls = training.train_step, []
+        true, calls = loop.train_step, []
         def out_of_memory(*args):
             calls.append(1)
             if len(calls) == 3 and rank: raise MemoryError("no room on this one")
             return true(*args)
-        training.train_step = out_of_memory
+        loop.train_step = out_of_memory
         if rank: train(RECIPE, data, folder / "alone", device="cpu", progress=False)
         said = {"alone": refused(lambda: train(RECIPE, data, folder / "alone", device="cpu", progress=False))}
     else:
@@ -106,7 +107,7 @@ def play(folder: Path, what: str) -> None:
         part = replace(part, features=part.features.float())
         if rank: one.model.image_encoder.project.weight.register_hook(lambda slope: slope * float("nan"))
         uneven = replace(part, **{name: getattr(part, name)[:3 + rank] for name in ("features", "mask", "tokens", "lengths", "image", "caption")})
-        said = {"uneven": refused(lambda: train_step(one, uneven)), "nan": refused(lambda: train_step(one, part)),
+        said = {"uneven": refused(lambda: train_step(one, [uneven])), "nan": refused(lambda: train_step(one, [part])),
                 "kept": all(torch.equal(before[name], x) for name, x in one.model.state_dict().items())}
         said["summary"] = {key: value for key, value in train(RECIPE, data, folder / "pair", device="cpu", progress=False).items() if key != "seconds"}
         interrupted(data, folder / "stopped", rank)
@@ -148,7 +149,7 @@ def launched(*words) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     import h5py
-    from test_training import write_world
+    from tiny import write_world
     folder = tmp_path_factory.mktemp("pair")
     write_world(folder / "data")
     with h5py.File(write_world(folder / "torn") / "train.h5", "r+") as file: file["features"][11] = float("nan")
@@ -177,7 +178,7 @@ def test_steps_are_those_of_one_process_with_the_joint_batch(folder, notes, case
 
 def test_a_whole_run_is_that_of_one_process(folder, notes):
     result = train(RECIPE, folder / "data", folder / "single", device="cpu", progress=False)
-    moved = far(weights(folder / "single"), training.build(RECIPE, 6, weights(folder / "single")["text_encoder.embed.weight"].shape[0]).state_dict())
+    moved = far(weights(folder / "single"), build(RECIPE, 6, weights(folder / "single")["text_encoder.embed.weight"].shape[0]).state_dict())
     assert far(weights(folder / "single"), weights(folder / "pair")) < 1e-6 < moved # Adam makes up to lr = 1e-5 a step of whatever rounding is left
     for told in notes:
         assert (told["summary"]["step"], told["summary"]["ranks"]) == (result["step"], 2)
@@ -240,8 +241,8 @@ def test_parts_make_up_the_joint_batch(folder):
 
 
 def test_what_cannot_be_shared_is_said(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "ranks", lambda: (0, 1))
-    run = Run(replace(RECIPE, batch_size=6, epochs=1), folder / "data", tmp_path / "run", "cpu", progress=False)
+    recipe = replace(RECIPE, batch_size=6, epochs=1)
+    run = Run(recipe, folder / "data", tmp_path / "run", "cpu", progress=False)
     run.at.epoch = 1
-    monkeypatch.setattr(training, "ranks", lambda: (0, 3))
-    with pytest.warns(UserWarning, match="leaves out 1 of its captions: 3 processes"): assert training.loop(run) == "all epochs done"
+    monkeypatch.setattr(loop, "rank_and_world_size", lambda: (0, 3))
+    with pytest.warns(UserWarning, match="leaves out 1 of its captions: 3 processes"): assert loop.run_epochs(run) == "all epochs done"

@@ -5,13 +5,13 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from test_training import digests, write_world
+from tiny import digests
 
 from cmr.camp import CAMP
-from cmr.losses import matching_bce, triplet
-from cmr.matcher import load, matcher_class
+from cmr.losses import MatchingBCE, Triplet, matching_bce, triplet
+from cmr.saving import create_model, load
 from cmr.training import (
-    COLUMNS, RECIPES, Recipe, build, check_same, curves, for_matcher, read_checkpoint, read_recipe, step_size, train, watched_in,
+    COLUMNS, RECIPES, Recipe, build, check_same, curves, for_model, learning_rate, loss_for, observe, observed_in, read_checkpoint, read_recipe, train,
 )
 
 TINY = {"embed_dim": 8, "word_dim": 6}
@@ -19,10 +19,6 @@ LAST = Recipe("last", "camp", TINY, epochs=2, batch_size=8, lr=0.01, min_count=1
 FIRST = replace(LAST, name="first", args={**TINY, "fusion": False, "matching": "cosine"})
 SECOND = replace(LAST, name="second", epochs=1, frozen=["image_encoder", "text_encoder"], after=FIRST)
 THIRD = replace(LAST, name="third", lr=0.001, after=SECOND)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory): return write_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +32,12 @@ def staged(world, tmp_path_factory):
 def weights(folder): return load(folder)[0].state_dict()
 
 
-def test_the_papers_step_sizes():
+def test_the_papers_learning_rates():
     "CAMP, section 4: 2e-4 for 15 epochs, 2e-5 for 25."
     recipe = RECIPES["camp-f30k"]
-    assert [step_size(recipe, epoch) for epoch in range(recipe.epochs)] == pytest.approx([2e-4] * 15 + [2e-5] * 25)
+    assert [learning_rate(recipe, epoch) for epoch in range(recipe.epochs)] == pytest.approx([2e-4] * 15 + [2e-5] * 25)
     assert recipe.patience and recipe.max_words == 50
-    assert step_size(replace(recipe, decays=None), 30) == pytest.approx(2e-6) and step_size(replace(recipe, decays=0), 39) == 2e-4
+    assert learning_rate(replace(recipe, decays=None), 30) == pytest.approx(2e-6) and learning_rate(replace(recipe, decays=0), 39) == 2e-4
     for name in ("camp-f8k", "camp-coco"): assert replace(RECIPES[name], name="camp-f30k") == recipe
 
 
@@ -102,11 +98,11 @@ def test_stages_refuse_what_is_there_and_what_is_not(staged, world, tmp_path):
 
 
 def test_the_earlier_stage_may_differ_when_resuming():
-    state = {"recipe": asdict(THIRD), "data": {}}
-    check_same(replace(THIRD, after=None), {}, state, "x")
+    state, model = {"recipe": asdict(THIRD), "data": {}}, build(THIRD, 6, 9)
+    check_same(replace(THIRD, after=None), model, {}, state, "x")
     del state["recipe"]["frozen"], state["recipe"]["decays"]                             # a run from before these were there
-    check_same(THIRD, {}, state, "x")
-    with pytest.raises(ValueError, match="frozen was"): check_same(replace(THIRD, frozen=["text_encoder"]), {}, state, "x")
+    check_same(THIRD, model, {}, state, "x")
+    with pytest.raises(ValueError, match="frozen was"): check_same(replace(THIRD, frozen=["text_encoder"]), model, {}, state, "x")
 
 
 def test_frozen_weights_get_no_step(world, tmp_path):
@@ -120,42 +116,92 @@ def test_gates_are_noted_after_each_epoch(staged, world):
     with open(staged[0] / "metrics.csv", newline="") as file: rows = list(csv.DictReader(file))
     assert list(rows[0]) == [*COLUMNS, "gate_matching", "gate_other"] and all(0 < float(row["gate_matching"]) < 1 for row in rows)
     kept = read_checkpoint(staged[0] / "last/training.pt")["standing"]["rows"]
-    assert watched_in(kept) == ["gate_matching", "gate_other"] and len(curves(kept, 2.77).axes) == 3
+    assert observed_in(kept) == ["gate_matching", "gate_other"] and len(curves(kept, 2.77).axes) == 3
     with open(staged[0] / "before/before/metrics.csv", newline="") as file: assert tuple(next(csv.reader(file))) == COLUMNS    # no fusion, no gates
 
 
-def test_what_is_watched_are_the_mean_gates():
+def test_what_is_observed_of_camp_are_its_mean_gates():
     from cmr.camp import mean_gates
     from cmr.encoders import Fragments
     torch.manual_seed(0)
     model = CAMP(3, 9, 6, 4)
-    images, captions = (Fragments(torch.randn(n, 4, 6), torch.ones(n, 4, dtype=torch.bool)) for n in (50, 100))
-    owner = torch.arange(50).repeat_interleave(2)
-    assert tuple(model.watch(images, captions, owner.numpy())) == pytest.approx(tuple(mean_gates(model, images[:40], captions[:80], owner[:80])))
-    assert CAMP(3, 9, 6, 4, gates=False).watched == () == CAMP(3, 9, 6, 4, interaction=False).watched
-    assert CAMP(3, 9, 6, 4, gates=False).watch(images, captions, owner) == ()
+    images, captions = (Fragments(torch.randn(n, 4, 6), torch.ones(n, 4, dtype=torch.bool)) for n in (40, 80))
+    own = torch.arange(40).repeat_interleave(2).numpy()
+    assert tuple(observe(model, images, captions, own).items()) == tuple(zip(("gate_matching", "gate_other"), mean_gates(model, images, captions, own)))
+    assert observe(CAMP(3, 9, 6, 4, gates=False), images, captions, own) == {} == observe(CAMP(3, 9, 6, 4, interaction=False), images, captions, own)
+    assert observe(model, images[:1], captions[:2], own[:2]) == {} == observe(create_model("vse", 3, 9, embed_dim=6), images, captions, own)
+
+
+def test_the_first_images_of_dev_are_observed(staged, world):
+    from cmr.data import open_split
+    from cmr.training.loop import observe_some
+    model, vocabulary = load(staged[0] / "last")
+    row = read_checkpoint(staged[0] / "last/training.pt")["standing"]["rows"][-1]
+    found = observe_some(model, open_split(world, "dev"), vocabulary)
+    assert found == pytest.approx({key: row[key] for key in ("gate_matching", "gate_other")}, abs=1e-6)
+    assert observe_some(model, open_split(world, "dev"), vocabulary, 3) != found
 
 
 @pytest.mark.parametrize("options", [{}, {"objective": "bce-all"}, {"objective": "ranking"}, {"interaction": False}, {"matching": "cosine"}])
-@pytest.mark.parametrize("negatives", ["hardest", "all"])
+@pytest.mark.parametrize("negatives", ["hardest", "all", None])
 def test_standstill_is_the_loss_of_equal_scores(options, negatives):
     model = CAMP(3, 9, 6, 4, **options)
-    assert model.standstill(5, 0.3, negatives) == pytest.approx(model.loss(torch.zeros(5, 5), 0.3, negatives).item() / 5)
+    recipe = Recipe("x", "camp", {**TINY, **options}, negatives=negatives, margin=0.3 if isinstance(model.default_loss(), Triplet) else None)
+    loss = loss_for(model, recipe)
+    assert loss.standstill(5) == pytest.approx(loss(torch.zeros(5, 5)).item() / 5) and loss.negatives == (negatives or model.default_loss().negatives)
 
 
 @pytest.mark.parametrize("name", ["vse", "devise", "order", "dvsa", "cmpm", "pvse", "vsrn", "scan", "imram"])
 def test_standstill_of_the_others(name):
-    model = matcher_class(name)(region_dim=3, vocab_size=9, embed_dim=6, word_dim=4)
+    model = create_model(name, region_dim=3, vocab_size=9, embed_dim=6, word_dim=4)
     shape = (5, 5, 2) if name == "cmpm" else (5, 5)
-    for negatives in ("hardest", "all"):
-        assert model.standstill(5, 0.3, negatives) == pytest.approx(model.loss(torch.zeros(shape), 0.3, negatives).item() / 5, abs=1e-6)
+    for settings in ({}, {"margin": 0.3, "negatives": "all"}, {"margin": 0.3, "negatives": "hardest"})[:1 if name == "cmpm" else 3]:
+        loss = loss_for(model, Recipe("x", name, **settings))
+        assert loss.standstill(5) == pytest.approx(loss(torch.zeros(shape)).item() / 5, abs=1e-6)
     assert triplet(torch.zeros(5, 5)).item() / 5 == pytest.approx(0.4) and matching_bce(torch.zeros(5, 5)).item() / 5 == pytest.approx(2.7726, abs=1e-3)
 
 
-def test_a_recipe_for_another_matcher_has_what_that_one_needs():
-    camp = for_matcher(RECIPES["scenes"], "camp")
-    assert camp.warmup_steps == CAMP.warmup_steps > 0 and camp.args == {"embed_dim": 64, "word_dim": 64}
-    assert for_matcher(RECIPES["scenes"], "dvsa").margin == 1.0
-    plain = for_matcher(RECIPES["camp-f30k-released"], "vse")
-    assert plain.after is None and plain.frozen == []
+def test_a_recipe_for_another_model_has_what_that_one_needs():
+    camp = for_model(RECIPES["scenes"], "camp")
+    assert camp.args == {"embed_dim": 64, "word_dim": 64} and camp.matcher == "camp"
+    assert (camp.warmup_steps, camp.margin, camp.negatives, camp.max_words, camp.loss) == (None,) * 5          # its own: 450, MatchingBCE, 50
+    assert loss_for(build(camp, 5, 9), camp) == MatchingBCE() and CAMP.warmup_steps == 450
+    dvsa = for_model(replace(RECIPES["scenes"], margin=0.3, negatives="hardest", loss="triplet", max_words=20), "dvsa")
+    assert loss_for(build(dvsa, 5, 9), dvsa) == Triplet(1.0, "all") and dvsa.max_words is None
+    assert for_model(RECIPES["f8k-small"], "scan").warmup_steps == 200 and for_model(RECIPES["f8k-small"], "camp").warmup_steps is None
+    assert for_model(RECIPES["camp-f8k-small"], "CAMP") is RECIPES["camp-f8k-small"]
     with pytest.raises(ValueError, match="decays=-1"): replace(LAST, decays=-1)
+
+
+def test_a_staged_recipe_for_another_model_begins_as_its_first_stage_does():
+    "Not with a tenth of the step size, which is what the last stage is for."
+    staged = RECIPES["camp-f30k-released"]
+    plain = for_model(staged, "vse")
+    assert plain.after is None and plain.frozen == [] and plain.epochs == 15 + 15 + 25
+    assert plain.lr == 2e-4 == staged.after.after.lr != staged.lr
+    assert [learning_rate(plain, epoch) for epoch in (0, 20, 54)] == [2e-4] * 3                                # as the first stage has it
+    mixed = replace(THIRD, after=replace(SECOND, after=replace(FIRST, lr=0.02, schedule="cosine", decay_every=7, warmup_steps=5)))
+    found = for_model(mixed, "scan")
+    assert (found.lr, found.schedule, found.decay_every, found.epochs, found.warmup_steps) == (0.02, "cosine", 7, 5, 5)
+
+
+@pytest.mark.parametrize("schedule, expected", [("constant", [1, 1, 1, 1, 1]), ("step", [1, 1, 1, .5, .25]), ("cosine", [1, .75, .5, .25, 0])])
+def test_schedules(schedule, expected):
+    recipe = Recipe("x", lr=0.1, epochs=12, decay_every=6, decay=0.5, schedule=schedule)
+    done = [0, 4, 6, 8, 12] if schedule == "cosine" else [0, 3, 5.9, 6, 12]
+    assert [learning_rate(recipe, epochs) / 0.1 for epochs in done] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("schedule", ["step", "cosine"])
+def test_the_schedule_is_followed_step_by_step(schedule, world, tmp_path, monkeypatch):
+    from cmr.training import loop
+    seen, true = [], loop.train_step
+    monkeypatch.setattr(loop, "train_step", lambda run, group: seen.append(run.optimiser.param_groups[0]["lr"]) or true(run, group))
+    recipe = replace(LAST, matcher="vse", epochs=2, decay_every=1, schedule=schedule)                          # 5 batches an epoch
+    train(recipe, world, tmp_path / "whole", device="cpu", progress=False)
+    expected = [0.01] * 5 + [0.001] * 5 if schedule == "step" else [learning_rate(recipe, n / 5) for n in range(10)]
+    assert seen == pytest.approx(expected)
+    seen.clear()
+    train(recipe, world, tmp_path / "parts", device="cpu", progress=False, max_steps=3)
+    train(recipe, world, tmp_path / "parts", device="cpu", progress=False, resume=True)
+    assert seen == pytest.approx(expected)

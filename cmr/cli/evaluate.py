@@ -19,6 +19,21 @@ def model_folder(
     return next((path / name for name in ("best", "last") if (path / name / "config.json").is_file()), path)
 
 
+def load_model(
+    path: Path,  # of a run or of a model; or owner/name on the hub
+    device: str | None,
+):               # the model on its device, its vocabulary, and where they were found
+    "A trained model. FileNotFoundError says how to make one."
+    from cmr.saving import load
+    from cmr.training import make_accelerator
+    folder = model_folder(path)
+    try: model, vocabulary = load(folder)
+    except FileNotFoundError as problem:
+        if path.exists(): raise
+        raise FileNotFoundError(f"{problem}. `cmr train` makes one") from problem
+    return model.to(make_accelerator(device).device), vocabulary, folder
+
+
 def show_world(scores, data: Path, split: str) -> None:
     "What only the built-in data can tell: twin accuracy, and the ceiling of recall."
     path = data / f"{split}_scenes.json"
@@ -69,12 +84,9 @@ def evaluate_command(
     with plain_errors():
         import_own(imports)
         from cmr.data import open_split
-        from cmr.saving import load
-        from cmr.training import evaluate, make_accelerator
-        folder, bound = model_folder(model), as_bytes(max_memory)
-        trained, vocabulary = load(folder)
+        from cmr.training import evaluate
+        bound, (trained, vocabulary, folder) = as_bytes(max_memory), load_model(model, device)
         data = pick_data(data)
-        trained = trained.to(make_accelerator(device).device)
         result, matrix = evaluate(trained, open_split(data, split), vocabulary, folds, bound, out=scores, engine=engine)
         typer.echo(f"{folder} on {data}, split {split}{f', mean of {folds} folds' if folds > 1 else ''}\n{result}")
         show_world(matrix, data, split)

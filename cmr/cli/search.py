@@ -9,7 +9,7 @@ import typer
 
 from cmr.cli.app import Device, Imports, app, import_own, plain_errors
 from cmr.cli.data import pick_data
-from cmr.cli.evaluate import model_folder
+from cmr.cli.evaluate import load_model
 
 
 def warn_of_unknown(query: str, vocabulary) -> None:
@@ -68,14 +68,11 @@ def search_command(
     with plain_errors():
         import_own(imports)
         from cmr.data import open_split
-        from cmr.saving import load
         from cmr.search import ask, ask_with_image, image_row, learn_maps, open_gallery
-        from cmr.training import make_accelerator
         if (query is None) == (image is None):
             raise ValueError('ask with words or with --image, one of the two, as in: cmr search MODEL "a red circle"')
         if shortlist < top: raise ValueError(f"--shortlist {shortlist} is shorter than --top {top}: look at more, or ask for fewer")
-        trained, vocabulary = load(model_folder(model))
-        trained.to(make_accelerator(device).device)
+        trained, vocabulary, _ = load_model(model, device)
         data = pick_data(data)
         where, pictures = open_split(data, split), open_pictures(data, split) if figure else None
         asked = ask(trained, vocabulary, query) if query is not None else ask_with_image(trained, where, str(image))
