@@ -194,3 +194,16 @@ def test_what_is_wrong_is_said(cls, check, message):
         return
     with pytest.raises(AssertionError, match=message) as caught: check_matcher(cls, (check,))
     assert f"{cls.__name__} has 1 of 1 problems" in str(caught.value)
+
+
+def test_the_matcher_of_the_docs(tmp_path, monkeypatch):
+    "The file that docs/own_matcher.md shows passes every check."
+    import re
+    from pathlib import Path
+    text = (Path(__file__).parent.parent / "docs" / "own_matcher.md").read_text(encoding="utf-8")
+    (tmp_path / "matcher_of_the_docs.py").write_text(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        import matcher_of_the_docs
+        assert len(check_matcher(matcher_of_the_docs.WeighedWords)) == 8
+    finally: MODELS.pop("weighedwords", None)
