@@ -30,7 +30,8 @@ from cmr.shelf.baselines import (
 
 F64 = torch.float64
 ALL = {"devise": (DEVISE, {}, literal.devise), "order": (ORDER, {}, literal.order), "order-plain": (ORDER, {"unit": False}, literal.order),
-       "dvsa": (DVSA, {}, literal.dvsa), "cmpm": (CMPM, {}, literal.vse), "pvse": (PVSE, {}, literal.pvse), "pvse-1": (PVSE, {"heads": 1}, literal.pvse),
+       "dvsa": (DVSA, {}, literal.dvsa), "cmpm": (CMPM, {}, literal.vse),
+       "pvse": (PVSE, {}, literal.pvse), "pvse-1": (PVSE, {"heads": 1}, literal.pvse),
        "pvse-3": (PVSE, {"heads": 3}, literal.pvse), "vsrn": (VSRN, {}, literal.vsrn), "vsrn-0": (VSRN, {"layers": 0}, literal.vsrn),
        "vsrn-1": (VSRN, {"layers": 1}, literal.vsrn)}
 every = pytest.mark.parametrize("name", ALL)
@@ -201,10 +202,12 @@ def batch_of_pairs():
 
 def test_projection_matching_is_its_equations():
     model, (features, tokens, lengths, mask), together = batch_of_pairs()
-    both = [[literal.projection(model, f[real].tolist(), t[:n].tolist()) for t, n in zip(tokens, lengths)] for f, real in zip(features, mask)]
+    both = [[literal.projection(model, f[real].tolist(), t[:n].tolist()) for t, n in zip(tokens, lengths)]
+            for f, real in zip(features, mask)]
     scores = logits_of(model, features, tokens, lengths, mask)
     assert same(scores, torch.tensor(both, dtype=F64))
-    for match, given in ((torch.eye(5, dtype=torch.bool), None), (together, together), (together, together & ~torch.eye(5, dtype=torch.bool))):
+    eye = torch.eye(5, dtype=torch.bool)
+    for match, given in ((eye, None), (together, together), (together, together & ~eye)):
         slow = literal.projection_matching(both, match.long().tolist())
         assert model.default_loss()(scores, given).item() == pytest.approx(slow, abs=1e-10)
 
@@ -249,7 +252,8 @@ def test_a_vector_of_length_zero_has_a_finite_gradient():
 @pytest.mark.parametrize("scores, message", [
     (torch.zeros(3, 3), r"\(B, B, 2\)"), (torch.zeros(3, 3, 3), r"\(B, B, 2\)"), (torch.zeros(2, 3, 2), "square"),
     (torch.full((3, 3, 2), torch.nan), "NaN or infinity"), (torch.full((3, 3, 2), -torch.inf), "NaN or infinity"),
-    (torch.stack((torch.full((3, 3), torch.inf), torch.full((3, 3), -torch.inf)), -1), "NaN or infinity"), (torch.zeros(1, 1, 2), "no negatives")])
+    (torch.stack((torch.full((3, 3), torch.inf), torch.full((3, 3), -torch.inf)), -1), "NaN or infinity"),
+    (torch.zeros(1, 1, 2), "no negatives")])
 def test_projection_matching_refuses(scores, message):
     with pytest.raises(ValueError, match=message): projection_matching(scores)
 
@@ -258,7 +262,8 @@ def test_cmpm_scores_are_cosines_and_its_logits_projections():
     model, batch, _ = batch_of_pairs()
     for mode in (True, False):
         model.train(mode)
-        assert model(*batch).equal(scores_of(model, *batch)) and model(*batch).shape == (5, 5) and logits_of(model, *batch).shape == (5, 5, 2)
+        assert model(*batch).equal(scores_of(model, *batch))
+        assert model(*batch).shape == (5, 5) and logits_of(model, *batch).shape == (5, 5, 2)
 
 
 # What each one is about
@@ -276,7 +281,8 @@ def test_only_vsrn_walks():
     for name in ALL:
         model = model_of(name)
         captions = model.encode_captions(torch.tensor([[4, 5]]), torch.tensor([2]))
-        moved = (model.score(model.encode_images(features, mask), captions) - model.score(model.encode_images(features[:, turn], mask), captions)).abs().max()
+        before, after = (model.score(model.encode_images(f, mask), captions) for f in (features, features[:, turn]))
+        moved = (before - after).abs().max()
         assert moved > 1e-6 if name.startswith("vsrn") else moved < 1e-12
 
 
@@ -311,7 +317,8 @@ def test_heads_look_at_real_fragments_only():
     local = Fragments(torch.randn(2, 4, 6), torch.tensor([[True, True, False, False], [True, False, True, True]]))
     pie = PIE(6, 3, heads=5)
     weights = pie.weights(local)
-    assert weights.shape == (2, 5, 4) and same(weights.sum(2), torch.ones(2, 5), 1e-6) and (weights.masked_select(~local.mask[:, None]) == 0).all()
+    assert weights.shape == (2, 5, 4) and same(weights.sum(2), torch.ones(2, 5), 1e-6)
+    assert (weights.masked_select(~local.mask[:, None]) == 0).all()
     views = pie(torch.randn(2, 3), local)
     assert views.values.shape == (2, 5, 3) and same(views.values.norm(dim=-1), torch.ones(2, 5), 1e-5) and views.mask.all()
     assert PIE(1, 3, 2).hidden.out_features == 1

@@ -38,7 +38,8 @@ def test_imram_gives_the_released_scores(direction, steps, renormalise):
     assert (model.step_scores(*encoded) - expected).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("direction,pooling,bidirectional", list(itertools.product(("image", "text"), ("mean", "sum", "max", "lse"), (True, False))))
+@pytest.mark.parametrize("direction,pooling,bidirectional",
+                         list(itertools.product(("image", "text"), ("mean", "sum", "max", "lse"), (True, False))))
 def test_scan_gives_the_released_scores(direction, pooling, bidirectional):
     state = literal.released_state("fc", gates=False, bidirectional=bidirectional, seed=3)
     model = SCAN.from_released(state, direction=direction, pooling=pooling, inverse_temperature=4.0)
@@ -48,7 +49,8 @@ def test_scan_gives_the_released_scores(direction, pooling, bidirectional):
 
 def halves(state):
     "What SCAN's training saves: the state dicts of its two encoders, without their names in front."
-    return [{name.removeprefix(f"{part}."): x for name, x in state.items() if name.startswith(f"{part}.")} for part in ("img_enc", "txt_enc")]
+    parts = "img_enc.", "txt_enc."
+    return [{name.removeprefix(part): x for name, x in state.items() if name.startswith(part)} for part in parts]
 
 
 def test_scan_takes_the_two_state_dicts_that_it_saves():
@@ -70,9 +72,11 @@ def test_the_engine_gives_the_released_scores():
 def test_the_family_is_found_by_the_class():
     class Mine(IMRAM): pass
     state = literal.released_state()
-    assert type(Mine.from_released(state)) is Mine and torch.equal(scores_of(Mine.from_released(state)), scores_of(from_released(IMRAM, state)))
+    mine = Mine.from_released(state)
+    assert type(mine) is Mine and torch.equal(scores_of(mine), scores_of(from_released(IMRAM, state)))
     for wrong in (VSE, torch.nn.Linear):
-        with pytest.raises(ValueError, match=f"no released weights are known for {wrong.__name__}: .*SCAN, IMRAM and CAMP"): from_released(wrong, {})
+        with pytest.raises(ValueError, match=f"no released weights are known for {wrong.__name__}: .*SCAN, IMRAM and CAMP"):
+            from_released(wrong, {})
     class Other(VSE): pass
     family.register(Other, lambda cls, state, half=False: (cls, state, half))
     assert Other.from_released({"a": 1}, half=True) == (Other, {"a": 1}, True)
@@ -83,7 +87,8 @@ def test_every_weight_of_a_model_has_a_name_in_its_authors_files(kind, modules):
     ours = {name.rpartition(".")[0] for name, _ in kind(5, 9, 4, 3, variant="released").named_parameters()}
     assert ours == set(modules) and len(set(modules.values())) == len(modules)
     back = {theirs: our for our, theirs in modules.items()}
-    assert all(rename(rename(f"{name}.weight", modules), back) == f"{name}.weight" for name in ours) and rename("nobody.weight", modules) is None
+    assert all(rename(rename(f"{name}.weight", modules), back) == f"{name}.weight" for name in ours)
+    assert rename("nobody.weight", modules) is None
 
 
 def test_the_two_variants_differ():
@@ -114,10 +119,12 @@ def test_weights_of_the_other_direction_may_be_there_or_not():
     state = literal.released_state()
     half = {k: v for k, v in state.items() if "i2t" not in k}
     assert torch.equal(scores_of(IMRAM.from_released(half, direction="text")), scores_of(IMRAM.from_released(state, direction="text")))
-    with pytest.raises(ValueError, match="linear_i2t.weight.*gate_i2t.bias|gate_i2t.bias.*linear_i2t.weight"): IMRAM.from_released(half, direction="full")
+    with pytest.raises(ValueError, match="linear_i2t.weight.*gate_i2t.bias|gate_i2t.bias.*linear_i2t.weight"):
+        IMRAM.from_released(half, direction="full")
 
 
-@pytest.mark.parametrize("name", ["txt_enc.rnn.bias_hh_l0", "gate_t2i.weight", "img_enc.fc_local.weight", "txt_enc.embed.weight", "img_enc.fc_local.bias"])
+@pytest.mark.parametrize("name", ["txt_enc.rnn.bias_hh_l0", "gate_t2i.weight", "img_enc.fc_local.weight", "txt_enc.embed.weight",
+                                  "img_enc.fc_local.bias"])
 def test_a_missing_weight_is_named(name):
     state = literal.released_state()
     del state[name]
@@ -127,7 +134,8 @@ def test_a_missing_weight_is_named(name):
 def test_unknown_and_misshapen_weights_are_named():
     state = literal.released_state()
     with pytest.raises(ValueError, match="img_enc.cnn.weight"): IMRAM.from_released({**state, "img_enc.cnn.weight": torch.zeros(1)})
-    with pytest.raises(ValueError, match="txt_enc.rnn.weight_ih_l1"): IMRAM.from_released({**state, "txt_enc.rnn.weight_ih_l1": torch.zeros(1)})
+    with pytest.raises(ValueError, match="txt_enc.rnn.weight_ih_l1"):
+        IMRAM.from_released({**state, "txt_enc.rnn.weight_ih_l1": torch.zeros(1)})
     with pytest.raises(ValueError, match="gate_t2i.bias"): IMRAM.from_released({**state, "gate_t2i.bias": torch.zeros(9)})
     with pytest.raises(ValueError, match="img_enc.fc"): SCAN.from_released(state)
 

@@ -3,6 +3,7 @@
 import builtins
 import hashlib
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -40,7 +41,8 @@ from cmr.shelf import DVSA
 from cmr.similarity import l2_normalize
 
 MODELS = {"vse": (VSE, {}), "scan t-i": (SCAN, {"pooling": "lse"}), "scan i-t": (SCAN, {"direction": "image"}), "dvsa": (DVSA, {}),
-          "imram": (IMRAM, {"direction": "full", "variant": "released"}), "text-imram": (IMRAM, {"direction": "text", "steps": 2}), "camp": (CAMP, {})}
+          "imram": (IMRAM, {"direction": "full", "variant": "released"}), "camp": (CAMP, {}),
+          "text-imram": (IMRAM, {"direction": "text", "steps": 2})}
 WORDS = ["a", "red", "blue", "green", "dog", "cat", "bird", "runs", "sits"]
 
 
@@ -51,7 +53,8 @@ def make_split(n: int = 12, seed: int = 0, masked: bool = True) -> ImageCaptions
     mask[:, 0] = True
     owner = np.sort(np.concatenate([np.arange(n), np.arange(n), np.arange(0, n, 2)]))
     captions = [" ".join(rng.choice(WORDS, rng.integers(1, 7))) for _ in owner]
-    return ImageCaptions(rng.normal(size=(n, 5, 6)).astype("float32"), captions, owner, [f"image-{i}" for i in range(n)], mask=mask if masked else None)
+    features, names = rng.normal(size=(n, 5, 6)).astype("float32"), [f"image-{i}" for i in range(n)]
+    return ImageCaptions(features, captions, owner, names, mask=mask if masked else None)
 
 
 def make_model(name: str, seed: int = 0):
@@ -146,8 +149,9 @@ def test_the_model_stays_in_its_mode_after_an_error(side, tmp_path):
     for mode in (True, False):
         model = make_model("imram").train(mode)
         model.encode_captions = lambda *args: (_ for _ in ()).throw(ValueError("no captions today"))
-        for action in (lambda: open_gallery(model, broken, VOCABULARY, side), lambda: open_gallery(model, broken, VOCABULARY, side, tmp_path / "g"),
-                       lambda: ask(model, VOCABULARY, "a red dog"), lambda: ask_with_image(model, broken, 3)):
+        for action in (partial(open_gallery, model, broken, VOCABULARY, side),
+                       partial(open_gallery, model, broken, VOCABULARY, side, tmp_path / "g"),
+                       partial(ask, model, VOCABULARY, "a red dog"), partial(ask_with_image, model, broken, 3)):
             with pytest.raises(ValueError, match="NaN or infinity|no captions today"): action()
             assert all(module.training is mode for module in model.modules()) and not list(tmp_path.iterdir())
 
@@ -158,12 +162,13 @@ def test_the_mean_is_the_matcher_that_looks_everywhere_alike():
     for name, steps in (("scan t-i", 1), ("text-imram", 2)):
         model = make_model(name)
         kind, args = MODELS[name]
-        blind = kind(6, 4 + len(WORDS), 8, 5, **{**args, "inverse_temperature": 1e-9, **({"pooling": "mean"} if kind is SCAN else {})}).double()
+        args = {**args, "inverse_temperature": 1e-9, **({"pooling": "mean"} if kind is SCAN else {})}
+        blind = kind(6, 4 + len(WORDS), 8, 5, **args).double()
         blind.load_state_dict(model.state_dict())
         images, captions = encode_all(blind, SPLIT, VOCABULARY, progress=False)
         mean = captions.values.sum(1) / captions.lengths[:, None]
-        vectors = summary_vectors(images)
-        assert (score_all(blind, images, captions, progress=False) - steps * vectors.double() @ mean.T).abs().max() < steps * (2**-23 + 1e-8)
+        off = score_all(blind, images, captions, progress=False) - steps * summary_vectors(images).double() @ mean.T
+        assert off.abs().max() < steps * (2**-23 + 1e-8)
 
 
 def test_padding_changes_no_vector():
@@ -285,7 +290,8 @@ def content(path):
     "What a safetensors file says about itself, and the bytes of its arrays."
     with safe_open(path, "pt") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}
-        return file.metadata(), {name: (x.dtype, tuple(x.shape), x.contiguous().view(torch.uint8).numpy().tobytes()) for name, x in arrays.items()}
+        return file.metadata(), {name: (x.dtype, tuple(x.shape), x.contiguous().view(torch.uint8).numpy().tobytes())
+                                 for name, x in arrays.items()}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -312,8 +318,8 @@ def test_a_gallery_comes_back_from_its_file(name, tmp_path):
 def write_as_before(path, gallery):
     "The file that versions with a header of their own wrote: the arrays in the order values, vectors, maps, mask."
     kinds = {torch.float32: "F32", torch.float64: "F64", torch.bool: "BOOL"}
-    parts = {"values": gallery.fragments.values, "vectors": gallery.vectors, **{f"map.{side}": x for side, x in (gallery.maps or {}).items()},
-             "mask": gallery.fragments.mask}
+    maps = {f"map.{side}": x for side, x in (gallery.maps or {}).items()}
+    parts = {"values": gallery.fragments.values, "vectors": gallery.vectors, **maps, "mask": gallery.fragments.mask}
     about = {"gallery": "1", "side": gallery.side, "model": fingerprint(gallery.model), "matcher": type(gallery.model).__name__,
              "data": gallery.data, "names": json.dumps(gallery.names)}
     header, at, numbers = {"__metadata__": about}, 0, b""
@@ -338,7 +344,7 @@ def test_a_file_of_an_earlier_version_opens(tmp_path):
 
 
 def test_digests_are_those_of_earlier_versions():
-    "A model's class, settings and weights; a split's words and its first and last image. CAMP's settings then held where its captions are cut."
+    "Class, settings and weights; a split's words and its first and last image. CAMP's settings then held where its captions are cut."
     for name, more in (("imram", {}), ("camp", {"max_words": 50})):
         model = make_model(name)
         found = hashlib.sha256(json.dumps([type(model).__name__, {**model.config, **more}], sort_keys=True).encode())
@@ -356,7 +362,8 @@ def test_other_precisions(dtype, tmp_path):
     gallery = Gallery(model, images.to(dtype))
     gallery.save(tmp_path / "g")
     opened = Gallery.load(tmp_path / "g", model)
-    assert opened.fragments.values.dtype == dtype and torch.equal(opened.fragments.values, gallery.fragments.values) and torch.equal(opened.fragments.mask, images.mask)
+    assert opened.fragments.values.dtype == dtype and torch.equal(opened.fragments.values, gallery.fragments.values)
+    assert torch.equal(opened.fragments.mask, images.mask)
     assert torch.equal(opened.vectors, gallery.vectors) and opened.vectors.dtype == torch.float32
 
 
@@ -380,7 +387,8 @@ def test_another_models_gallery_is_refused(tmp_path):
     for stranger in (other, hotter, make_model("vse")):
         with pytest.raises(ValueError, match="gallery of another model"): Gallery.load(tmp_path / "g", stranger)
     with pytest.raises(ValueError, match="gallery of the other side"): open_gallery(model, SPLIT, VOCABULARY, "captions", tmp_path / "g")
-    with pytest.raises(ValueError, match="gallery of other data"): open_gallery(model, make_split(seed=9), VOCABULARY, "images", tmp_path / "g")
+    with pytest.raises(ValueError, match="gallery of other data"):
+        open_gallery(model, make_split(seed=9), VOCABULARY, "images", tmp_path / "g")
 
 
 def test_a_saved_model_keeps_its_fingerprint(tmp_path):
@@ -449,10 +457,12 @@ def test_bad_questions_and_galleries():
     model = make_model("scan t-i")
     images, captions = encode_all(model, SPLIT, VOCABULARY, progress=False)
     gallery = Gallery(model, images)
-    for kwargs, message in (({"shortlist": 3, "top": 4}, "shortlist=3 is shorter than top=4"), ({"top": 0}, "at least one answer"), ({"shortlist": 0, "top": 1}, "shorter")):
+    for kwargs, message in (({"shortlist": 3, "top": 4}, "shortlist=3 is shorter than top=4"), ({"top": 0}, "at least one answer"),
+                            ({"shortlist": 0, "top": 1}, "shorter")):
         with pytest.raises(ValueError, match=message): gallery.search(captions, **kwargs)
     with pytest.raises(ValueError, match="no query"): gallery.search(captions[:0])
-    with pytest.raises(ValueError, match="the query is 3 wide, the gallery 8"): gallery.search(Fragments(captions.values[:, :, :3], captions.mask))
+    with pytest.raises(ValueError, match="the query is 3 wide, the gallery 8"):
+        gallery.search(Fragments(captions.values[:, :, :3], captions.mask))
     with pytest.raises(ValueError, match="a gallery holds images or captions"): Gallery(model, images, "sounds")
     with pytest.raises(ValueError, match="a gallery holds images or captions"): open_gallery(model, SPLIT, VOCABULARY, "sounds")
     with pytest.raises(ValueError, match="nothing in this gallery"): Gallery(model, images[:0])

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import torch
 from benchmarks.operations import operations
-from benchmarks.rows import SCORES, Row, make_fragments, make_model, products_in, work
+from benchmarks.rows import REGIONS, SCORES, Row, make_fragments, make_model, products_in, work
 
 def timed(task: Callable, device: str) -> float:
     "Seconds of one call; on a GPU, until it is done."
