@@ -3,6 +3,8 @@
 import literal_encoders as literal
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from cmr.encoders import Fragments, RegionEncoder, WordEncoder, check_features, check_tokens
@@ -180,10 +182,47 @@ def test_refuses_features():
 def test_refuses_tokens():
     encoder = WordEncoder(10, 3, word_dim=4)
     tokens, lengths = sentences()
-    for wrong, message in ((torch.tensor([5, 0, 3, 2]), "from 0 to 5"), (torch.tensor([6, 1, 3, 2]), "between 1 and 5"), (lengths[:3], "lengths")):
+    zero, long = torch.tensor([5, 0, 3, 2]), torch.tensor([6, 1, 3, 2])
+    for wrong, message in ((zero, "from 0 to 5"), (long, "between 1 and 5"), (lengths[:3], "lengths")):
         with pytest.raises(ValueError, match=message): encoder(tokens, wrong)
     for wrong in (10, 5000, -1):
         spoiled = tokens.clone()
         spoiled[0, 2] = wrong
         with pytest.raises(ValueError, match=f"word id {wrong} is outside this model's vocabulary of 10"): encoder(spoiled, lengths)
     with pytest.raises(ValueError, match="at least one row"): check_tokens(tokens[:0], lengths[:0], 10)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(0, 3), st.sampled_from([0.0, 7.0, float("nan")]), st.booleans())
+def test_any_lengths(lengths, extra, garbage, normalise):
+    "Whatever the lengths and whatever stands in padding: each row is what it is alone, and zero beyond."
+    torch.manual_seed(sum(lengths))
+    words, regions = WordEncoder(10, 3, word_dim=4, normalise=normalise).double(), RegionEncoder(6, 3, normalise=normalise).double()
+    nn.init.normal_(regions.project.bias)
+    lengths = torch.tensor(lengths)
+    mask = torch.arange(int(lengths.max()) + extra) < lengths[:, None]
+    tokens = torch.randint(1, 10, mask.shape).masked_fill(~mask, 999)
+    features = torch.randn(*mask.shape, 6, dtype=F64).masked_fill(~mask[:, :, None], garbage)
+    T, V = words(tokens, lengths), regions(features, mask)
+    assert torch.equal(T.mask, mask) and torch.equal(V.lengths, lengths)
+    for i, n in enumerate(lengths):
+        assert (T.values[i, n:] == 0).all() and (V.values[i, n:] == 0).all()
+        assert torch.allclose(words(tokens[i:i + 1, :n], lengths[i:i + 1]).values[0], T.values[i, :n], atol=1e-13)
+        assert torch.allclose(regions(features[i:i + 1, :n]).values[0], V.values[i, :n], atol=1e-13)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=3), min_size=1, max_size=4))
+def test_fragments_that_are_joined_come_apart_again(parts):
+    "Rows of any lengths, also of none: cat keeps them in order, trimmed cuts what nobody uses."
+    made = []
+    for lengths in parts:
+        mask = torch.arange(max(lengths) + 1) < torch.tensor(lengths)[:, None]
+        made.append(Fragments(torch.randn(*mask.shape, 2) * mask[:, :, None], mask))
+    joined, start = Fragments.cat(made), 0
+    assert joined.lengths.tolist() == [n for lengths in parts for n in lengths]
+    assert joined.trimmed().mask.shape[1] == max(n for lengths in parts for n in lengths)
+    for part in made:
+        again = joined[start:start + len(part)].trimmed()
+        assert torch.equal(again.values, part.trimmed().values) and torch.equal(again.mask, part.trimmed().mask)
+        start += len(part)

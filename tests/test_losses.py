@@ -1,13 +1,16 @@
-"The triplet loss against a literal one, its gradient, and what it must refuse."
+"Both losses against literal ones, their gradients, what they refuse; and the same as objects with settings."
 
 import math
+from dataclasses import FrozenInstanceError, dataclass
 
 import literal_losses as literal
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from cmr.losses import matching_bce, positives, triplet
+from cmr.losses import LOSSES, Loss, MatchingBCE, Triplet, check_negatives, make_loss, matching_bce, positives, register_loss, triplet
 
 S = torch.tensor([[0.60, 0.45, 0.20], [0.30, 0.70, 0.65], [0.45, 0.35, 0.50]])
 KINDS = ["hardest", "all"]
@@ -118,7 +121,8 @@ def test_not_finite_is_refused(kind, bad, where):
 @kinds
 def test_no_negatives(kind):
     with pytest.raises(ValueError, match="a batch of 1 with no negatives"): triplet(torch.ones(1, 1), negatives=kind)
-    with pytest.raises(ValueError, match="a batch of 3 with no negatives"): triplet(S, negatives=kind, same_image=torch.ones(3, 3, dtype=torch.bool))
+    one_image = torch.ones(3, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match="a batch of 3 with no negatives"): triplet(S, negatives=kind, same_image=one_image)
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (3,), (2, 2, 2)])
@@ -135,25 +139,15 @@ def test_bad_arguments():
 def test_positives():
     assert torch.equal(positives(S), torch.eye(3, dtype=torch.bool))
     assert positives(S, torch.zeros(3, 3, dtype=torch.bool)).diag().all()
-    assert torch.equal(positives(S, torch.tensor([[1, 0, 0], [0, 1, 1], [0, 1, 1]])), torch.tensor([[1, 0, 0], [0, 1, 1], [0, 1, 1]]).bool())
-
-
-def bce_literally(logits, negatives, same):
-    "CAMP Eq. 14 with its minus sign, one pair at a time, in probabilities."
-    m, B, total = logits.sigmoid().tolist(), range(len(logits)), 0.0
-    for b in B:
-        total -= 2 * math.log(m[b][b])
-        for rivals in ([m[b][c] for c in B if c != b and not same[b][c]], [m[i][b] for i in B if i != b and not same[i][b]]):
-            costs = [-math.log(1 - r) for r in rivals]
-            if costs: total += max(costs) if negatives == "hardest" else sum(costs) / len(costs)
-    return total
+    same = torch.tensor([[1, 0, 0], [0, 1, 1], [0, 1, 1]])
+    assert torch.equal(positives(S, same), same.bool())
 
 
 @kinds
 @pytest.mark.parametrize("seed", range(8))
 def test_matching_bce_literally(kind, seed):
     logits, same = 4 * random(7, seed) - 2, shared(7, 4, seed)
-    assert matching_bce(logits, kind, same).item() == pytest.approx(bce_literally(logits, kind, same.tolist()), abs=1e-10)
+    assert matching_bce(logits, kind, same).item() == pytest.approx(literal.matching_bce(logits, kind, same.tolist()), abs=1e-10)
     order = torch.randperm(7, generator=torch.Generator().manual_seed(seed))
     assert torch.allclose(matching_bce(logits[order][:, order], kind, same[order][:, order]), matching_bce(logits, kind, same))
     assert gradcheck(lambda z: matching_bce(z, kind, same), logits.requires_grad_())
@@ -174,3 +168,157 @@ def test_matching_bce_refuses_what_it_cannot_use(kind):
     logits = S.clone().requires_grad_()
     matching_bce(logits, kind, chain).backward()
     assert torch.isfinite(logits.grad).all() and (logits.grad[1] != 0).sum() == 1
+
+
+@st.composite
+def batches(draw):
+    "Scores with ties (whole numbers) and pictures that some pairs share; two at least are told apart."
+    image = draw(st.lists(st.integers(0, 3), min_size=2, max_size=6).filter(lambda found: len(set(found)) > 1))
+    B = len(image)
+    scores = draw(st.lists(st.integers(-3, 3), min_size=B * B, max_size=B * B))
+    return torch.tensor(scores, dtype=torch.float64).view(B, B), torch.tensor(image)[:, None] == torch.tensor(image)
+
+
+@settings(max_examples=60, deadline=None)
+@given(batches())
+def test_ties_and_shared_pictures(batch):
+    scores, same = batch
+    for kind in KINDS:
+        assert triplet(scores, 0.5, kind, same).item() == pytest.approx(literal.triplet(scores, 0.5, kind, same.tolist()), abs=1e-10)
+        assert matching_bce(scores, kind, same).item() == pytest.approx(literal.matching_bce(scores, kind, same.tolist()), abs=1e-10)
+        for loss in (triplet, matching_bce):
+            x = scores.clone().requires_grad_()
+            loss(x, negatives=kind, same_image=same).backward()
+            off = same & ~torch.eye(len(same), dtype=torch.bool)
+            assert torch.isfinite(x.grad).all() and (x.grad[off] == 0).all() and (x.grad[~same] >= 0).all() and (x.grad.diag() <= 0).all()
+
+
+@kinds
+@pytest.mark.parametrize("margin", [0.0, 0.2, 1.5])
+def test_triplet_object_is_its_function(kind, margin):
+    scores, same = random(7, 1), shared(7, 4, 1)
+    loss = Triplet(margin, kind)
+    assert torch.equal(loss(scores), triplet(scores, margin, kind))
+    assert torch.equal(loss(scores, same), triplet(scores, margin, kind, same))
+    assert gradcheck(lambda s: loss(s, same), scores.requires_grad_()) and gradcheck(lambda s: loss.warm_up(s, same), scores)
+
+
+@kinds
+def test_matching_object_is_its_function(kind):
+    logits, same = 4 * random(7, 2) - 2, shared(7, 4, 2)
+    loss = MatchingBCE(kind)
+    assert torch.equal(loss(logits, same), matching_bce(logits, kind, same)) and torch.equal(loss(logits), matching_bce(logits, kind))
+    assert torch.equal(loss.warm_up(logits, same), matching_bce(logits, "all", same))
+    assert gradcheck(lambda z: loss.warm_up(z, same), logits.requires_grad_())
+
+
+@kinds
+def test_of_probability(kind):
+    "CAMP Eq. 12 ranks m, the sigmoid of a logit: value and gradient."
+    logits, same = (8 * random(6, 3) - 4).requires_grad_(), shared(6, 4, 3)
+    loss = Triplet(0.3, kind, "probability")
+    assert loss(logits, same).item() == pytest.approx(literal.triplet(logits.detach().sigmoid(), 0.3, kind, same.tolist()), abs=1e-10)
+    assert gradcheck(lambda z: loss(z, same), logits)
+    assert not torch.allclose(loss(logits, same), Triplet(0.3, kind)(logits, same))
+    for bad in (math.inf, -math.inf, math.nan):
+        with pytest.raises(ValueError, match="NaN or infinity"): loss(torch.tensor([[bad, 0.0], [0.0, 1.0]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_probabilities_are_widened_before_the_sigmoid(dtype):
+    logits = (8 * torch.rand(32, 32, generator=torch.Generator().manual_seed(0))).to(dtype)
+    loss = Triplet(of="probability")(logits)
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(Triplet(of="probability")(logits.double()).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("of", ["score", "probability"])
+def test_warm_up_of_triplet(of):
+    "All rivals over their number, so that it is on the scale of the hardest form; a loss over all rivals is there already."
+    scores, same = random(8, 6), shared(8, 5, 6)
+    values = scores.sigmoid() if of == "probability" else scores
+    for mask in (None, same):
+        everyone = literal.triplet(values, 0.3, "all", mask if mask is None else mask.tolist())
+        assert Triplet(0.3, "hardest", of).warm_up(scores, mask).item() == pytest.approx(everyone / 7, abs=1e-10)
+        assert Triplet(0.3, "all", of).warm_up(scores, mask).item() == pytest.approx(everyone, abs=1e-10)
+
+
+SOME = [Triplet(), Triplet(0.7), Triplet(0.1, "all"), Triplet(0.4, of="probability"), Triplet(0.4, "all", "probability"),
+        MatchingBCE(), MatchingBCE("all")]
+
+
+@pytest.mark.parametrize("loss", SOME, ids=repr)
+@pytest.mark.parametrize("batch", [2, 5, 32])
+def test_standstill(loss, batch):
+    "Where all scores are equal a pair pays the standstill; the warm-up stands at the same level."
+    equal = torch.zeros(batch, batch, dtype=torch.float64)
+    assert loss.standstill(batch) == pytest.approx(loss(equal).item() / batch, rel=1e-6)
+    assert loss.warm_up(equal).item() / batch == pytest.approx(loss.standstill(batch), rel=1e-6)
+    if isinstance(loss, Triplet): assert loss(equal + 3).item() / batch == pytest.approx(loss.standstill(batch), rel=1e-6)
+
+
+def test_standstill_by_hand():
+    assert Triplet(0.2).standstill(128) == pytest.approx(0.4) and Triplet(0.2, "all").standstill(128) == pytest.approx(0.4 * 127)
+    assert MatchingBCE().standstill(7) == pytest.approx(4 * math.log(2)) == MatchingBCE("all").standstill(99)
+
+
+@pytest.mark.parametrize("margin", [-0.1, math.inf, -math.inf, math.nan])
+def test_margins_that_are_refused(margin):
+    with pytest.raises(ValueError, match="margin=.*from 0 up"): Triplet(margin)
+
+
+def test_settings_that_are_refused():
+    for name in ("hard", "", None, "ALL"):
+        for make in (check_negatives, lambda name: Triplet(negatives=name), MatchingBCE):
+            with pytest.raises(ValueError, match='choose "hardest" or "all"'): make(name)
+    for of in ("logit", "", None, "Score"):
+        with pytest.raises(ValueError, match='choose "score" or "probability"'): Triplet(of=of)
+    with pytest.raises(FrozenInstanceError): Triplet().margin = 0.5
+    assert Triplet() == Triplet(0.2, "hardest", "score") != Triplet(0.3) and len({Triplet(), Triplet(0.2), MatchingBCE()}) == 2
+
+
+def test_make_loss():
+    assert make_loss("triplet") == Triplet() and make_loss("matching_bce") == MatchingBCE()
+    assert make_loss("triplet", margin=0.1, negatives="all", of="probability") == Triplet(0.1, "all", "probability")
+    with pytest.raises(ValueError, match="unknown loss 'hinge': choose one of matching_bce, .*triplet"): make_loss("hinge")
+    with pytest.raises(ValueError, match="the loss matching_bce has no margin: it has negatives"): make_loss("matching_bce", margin=0.2)
+    with pytest.raises(ValueError, match="has no of_, tau: it has margin, negatives, of"): make_loss("triplet", tau=1, of_="score")
+    with pytest.raises(ValueError, match='choose "hardest" or "all"'): make_loss("triplet", negatives="some")
+    with pytest.raises(ValueError, match="margin=-1"): make_loss("triplet", margin=-1)
+
+
+@pytest.fixture
+def no_more_losses():
+    "What a test registers is forgotten after it."
+    before = dict(LOSSES)
+    yield
+    LOSSES.clear()
+    LOSSES.update(before)
+
+
+@pytest.mark.usefixtures("no_more_losses")
+def test_a_loss_of_ones_own():
+    "A class with a value of its own has a warm-up, a standstill and a name; without settings it needs to be no dataclass."
+    @register_loss("lead")
+    class Lead(Loss):
+        def __call__(self, scores, same_image=None): return (1 - scores.diag()).sum()
+
+    loss = make_loss("lead")
+    assert isinstance(loss, Lead) and loss.standstill(6) == pytest.approx(1.0)
+    assert torch.equal(loss.warm_up(S), loss(S)) and loss(S).item() == pytest.approx(1.2)
+    with pytest.raises(ValueError, match="the loss lead has no margin"): make_loss("lead", margin=0.2)
+    with pytest.raises(NotImplementedError, match=r"Loss must define __call__\(scores, same_image\)"): Loss()(S)
+
+
+@pytest.mark.usefixtures("no_more_losses")
+def test_a_second_loss_of_one_name_is_refused():
+    before = LOSSES["triplet"]
+
+    def write(name, doc, module):
+        return dataclass(frozen=True)(type(name, (Loss,), {"__doc__": doc, "__module__": module, "__qualname__": name}))
+
+    for cls in (write("Mine", "Mine.", "__main__"), write("Triplet", "A reader's own.", "__main__")):
+        with pytest.raises(ValueError, match="a loss 'triplet' is there already: choose another name"): register_loss("triplet")(cls)
+    assert LOSSES["triplet"] is before
+    for _ in range(2): register_loss("mine")(write("Mine", "Its cell is run again, changed or not.", "__main__"))
+    again = write("Triplet", before.__doc__, "__main__")                      # the chapter that writes the package's own class
+    assert register_loss("triplet")(again) is again
