@@ -160,8 +160,9 @@ def form_modules(
         aggregation = MessageAggregation(dim, form["hidden"], form["attention"])
         passing = [aggregation, GatedFusion(*fusion), GatedFusion(*fusion)]
     pooling = dim, form["branches"], form["pooling"] == "attention", deep
-    matching = Matching(dim, form["matching"], "concat" if deep and form["fusion"] == "concat" else "sum")
-    return *passing, FragmentPooling(*pooling), FragmentPooling(*pooling), matching
+    join = "concat" if deep and form["fusion"] == "concat" else "sum"
+    matching = dim, form["matching"], join
+    return *passing, FragmentPooling(*pooling), FragmentPooling(*pooling), Matching(*matching)
 
 
 def pair_vectors(

@@ -6,12 +6,16 @@ import literal_camp as literal
 import pytest
 import torch
 
-from cmr.camp import ABLATIONS, CAMP, FORM, FragmentPooling, Matching, ablation, complete_form, fragment_gates, mean_gates, pair_gates, pair_vectors
+from cmr.aggregation import MessageAggregation
+from cmr.camp import (
+    ABLATIONS, CAMP, FORM, FragmentPooling, Matching, ablation, complete_form, form_modules, fragment_gates, mean_gates, pair_gates, pair_vectors,
+)
 from cmr.data import Vocabulary
 from cmr.encoders import Fragments
 from cmr.fast import AnyModel, MessagePassing, floats_per_tile, pair_scores, plan, score_all, scores_of, training_scores
 from cmr.fast.camp_engine import _asking, equal_lengths, fusion_halves, is_separable, weighted_sum
 from cmr.fast.scoring import tile_bytes
+from cmr.fusion import GatedFusion
 from cmr.losses import MatchingBCE, Triplet, matching_bce, triplet
 from cmr.matcher import MODELS
 from cmr.saving import load, save
@@ -251,6 +255,22 @@ def test_defaults_are_the_papers():
     assert complete_form({**form, "gates": None, "fusion": None, "branches": None, "variant": "released", "dim": 3})["branches"] == 4
     assert tuple(form) == FORM and MODELS["camp"] is CAMP and (CAMP.warmup_steps, CAMP.max_words) == (450, 50)
     assert model.default_loss() == MatchingBCE()
+
+
+def test_weights_are_drawn_in_the_order_of_their_names():
+    "So that a seed gives the weights that it always gave."
+    for form in (dict(), dict(variant="released")):
+        model = CAMP(3, 9, 4, 4, **form)
+        torch.manual_seed(5)
+        parts = form_modules(4, model.form, model.variant)
+        torch.manual_seed(5)
+        aggregation = MessageAggregation(4)
+        fusions = [GatedFusion(4, model.form["gates"], model.form["fusion"]) for _ in range(2)]
+        pools = [FragmentPooling(4, model.form["branches"], True, bool(form)) for _ in range(2)]
+        for part, again in zip(parts, (aggregation, *fusions, *pools, Matching(4, "mlp", "concat" if form else "sum"))):
+            for a, b in zip(part.parameters(), again.parameters()): assert torch.equal(a, b)
+    names = [name.partition(".")[0] for name, _ in model.named_parameters()]
+    assert list(dict.fromkeys(names)) == ["image_encoder", "text_encoder", "aggregation", "fuse_regions", "fuse_words", "pool_regions", "pool_words", "matching"]
 
 
 # The loss
