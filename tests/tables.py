@@ -1,4 +1,4 @@
-"""What the course and the package measure, as tables: `python tests/tables.py --seconds --write docs/results.md`.
+"""What the course and the package measure, as tables: `python tests/tables.py --seconds --write`.
 
 The numbers that the tests hold notebooks to are computed here, once."""
 
@@ -105,11 +105,33 @@ def tables(took: dict[str, float], about: str) -> str:
             f"Package:\n\n| `cmr/` | |\n|---|---|\n{rows}\n")
 
 
+SESSIONS = {1: "00 01 02", 2: "03 04 05", 3: "06 07", 4: "08 09", 5: "10 11 12", 6: "13"}  # and at home: what is left
+
+
+def course_table(took: dict[str, float], about: str) -> str:
+    "README's table: a row a chapter, with what it builds from its own head."
+    lines = ["| | chapter | you will have built | session | to read | to run |", "|---|---|---|---|---|---|"]
+    for path in COURSE:
+        first, second = (source(c) for c in cells(path)[:2])
+        title, built = first.splitlines()[0].removeprefix("# "), re.search(r"\*\*You will have built\*\* *\| *(.*?) *\|", first + second)
+        session = next((str(n) for n, chapters in SESSIONS.items() if path.name[:2] in chapters.split()), "home")
+        links = re.sub(r"\]\((?!http)", "](nbs/", built[1] if built else "")
+        lines.append(f"| {path.name[:2]} | [{title}](nbs/{path.name}) | {links} | {session} | {numbers(path)['minutes']:.0f} min | {took.get(name(path), float('nan')):.0f} s |")
+    return "\n".join(lines) + f"\n\nTimes to read are counted (words / 200 + lines of code / 10), times to run measured: {about}.\n"
+
+
+def between(path: Path, marker: str, content: str) -> None:
+    "Put content between <!-- marker --> and <!-- end of marker --> of a file."
+    text = path.read_text(encoding="utf-8")
+    before, after = text.split(f"<!-- {marker} -->")[0], text.split(f"<!-- end of {marker} -->")[1]
+    path.write_text(f"{before}<!-- {marker} -->\n{content}<!-- end of {marker} -->{after}", encoding="utf-8")
+
+
 def main() -> None:
-    "Print the tables, or put them between the markers of a file."
+    "Print the tables, or put them where they belong."
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--seconds", action="store_true", help="run every notebook first, and keep the seconds in docs/seconds.json")
-    options.add_argument("--write", type=Path, help="put the tables between <!-- tables --> and <!-- end of tables --> of this file")
+    options.add_argument("--write", action="store_true", help="put the tables into docs/results.md and README.md")
     given = options.parse_args()
     if given.seconds:
         sys.path.insert(0, str(ROOT))
@@ -120,9 +142,8 @@ def main() -> None:
     kept = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else {"about": "not measured", "seconds": {}}
     content = tables(kept["seconds"], kept["about"])
     if not given.write: print(content); return
-    text = given.write.read_text(encoding="utf-8")
-    before, after = text.split("<!-- tables -->")[0], text.split("<!-- end of tables -->")[1]
-    given.write.write_text(f"{before}<!-- tables -->\n{content}<!-- end of tables -->{after}", encoding="utf-8")
+    between(ROOT / "docs" / "results.md", "tables", content)
+    between(ROOT / "README.md", "course", course_table(kept["seconds"], kept["about"]))
 
 
 if __name__ == "__main__": main()

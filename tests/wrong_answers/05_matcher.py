@@ -10,5 +10,4 @@ WRONG = {
     return z.masked_fill(~captions.mask[None, :, None, :], -torch.inf).amax(3).mean(2)"""],
     "vse_score": ["def vse_score(regions, mask, sentences): return l2_normalize(sentences) @ l2_normalize(regions.mean(0))",
                   "def vse_score(regions, mask, sentences): return sentences @ regions[mask].mean(0)"],
-    "confusable": "def confusable(model, vocabulary, features, caption, others, tolerance=.15): return others",
 }
