@@ -177,11 +177,24 @@ def test_vocabulary_of_another_data_set(trained, data, tmp_path):
     assert "vocab.json" in refused("evaluate", model, "--data", trained[0])
 
 
-@pytest.mark.parametrize("words, named", [
-    (["--steps", 0], "steps=0"), (["--steps", -1], "steps=-1"), (["--direction", "up"], "direction"), (["--memory", "elephant"], "memory"),
-    (["--variant", "pirate"], "variant"), (["--model", "scan", "--pooling", "car"], "pooling"), (["--model", "scan", "--direction", "full"], "direction"),
-    (["--batch-size", 1], "batch_size=1"), (["--batch-size", 0], "batch_size=0"), (["--epochs", 0], "epochs=0"), (["--lr", 0], "lr=0"),
-    (["--embed-dim", 0], "embed"), (["--embed-dim", -4], "embed")])
+@pytest.mark.parametrize(
+    "words, named",
+    [
+        (["--steps", 0], "steps=0"),
+        (["--steps", -1], "steps=-1"),
+        (["--direction", "up"], "direction"),
+        (["--memory", "elephant"], "memory"),
+        (["--variant", "pirate"], "variant"),
+        (["--model", "scan", "--pooling", "car"], "pooling"),
+        (["--model", "scan", "--direction", "full"], "direction"),
+        (["--batch-size", 1], "batch_size=1"),
+        (["--batch-size", 0], "batch_size=0"),
+        (["--epochs", 0], "epochs=0"),
+        (["--lr", 0], "lr=0"),
+        (["--embed-dim", 0], "embed"),
+        (["--embed-dim", -4], "embed"),
+    ],
+)
 def test_settings_that_cannot_be(words, named, trained, tmp_path):
     said = refused("train", "--data", trained[0], "--out", tmp_path / "run", "--device", "cpu", *words)
     assert named in said

@@ -40,7 +40,10 @@ def test_version_is_that_of_settings():
     assert call("--version").strip() == f"cmr {parser['DEFAULT']['version']}"
 
 
-@pytest.mark.parametrize("words", [[], ["data"], ["data", "scenes"], ["data", "convert"], ["train"], ["evaluate"], ["search"], ["compare"], ["ablate"], ["models"]])
+@pytest.mark.parametrize(
+    "words",
+    [[], ["data"], ["data", "scenes"], ["data", "convert"], ["train"], ["evaluate"], ["search"], ["compare"], ["ablate"], ["models"]],
+)
 def test_help_is_there_with_examples(words):
     output = call(*words, "--help")
     assert "Usage" in output and ("cmr " + " ".join(words)).strip() in output
@@ -54,7 +57,16 @@ def test_help_loads_neither_torch_nor_notebooks():
 
 def test_train_says_what_it_does_and_what_to_type_next(run, world):
     out, said = run
-    for words in ("Training imram", str(world), "recipe scenes", "by chance", "epoch 1: loss", "best so far", "all epochs done", f"Next: cmr evaluate {out}"):
+    for words in (
+        "Training imram",
+        str(world),
+        "recipe scenes",
+        "by chance",
+        "epoch 1: loss",
+        "best so far",
+        "all epochs done",
+        f"Next: cmr evaluate {out}",
+    ):
         assert words in said.replace("\n", "") or words in said
     assert (out / "best" / "model.safetensors").is_file() and (out / "curves.png").is_file()
 
@@ -75,8 +87,26 @@ def test_resume_needs_only_the_folder(world, tmp_path):
 
 
 def test_options_reach_the_model(world, tmp_path):
-    call("train", "--data", world, "--out", tmp_path / "a", *QUICK, "--steps", 2, "--direction", "text", "--memory", "gate", "--variant", "released",
-         "--seed", 3, "--lr", 0.01)
+    call(
+        "train",
+        "--data",
+        world,
+        "--out",
+        tmp_path / "a",
+        *QUICK,
+        "--steps",
+        2,
+        "--direction",
+        "text",
+        "--memory",
+        "gate",
+        "--variant",
+        "released",
+        "--seed",
+        3,
+        "--lr",
+        0.01,
+    )
     recipe, data = cmr.training.read_recipe(tmp_path / "a")
     assert {"steps": 2, "direction": "text", "memory": "gate", "variant": "released", "embed_dim": 8}.items() <= recipe.args.items()
     assert (recipe.seed, recipe.lr, recipe.epochs, recipe.batch_size, data) == (3, 0.01, 1, 8, world)
@@ -158,9 +188,17 @@ def test_errors_are_one_clear_line(run, world, tmp_path, monkeypatch):
     assert "Traceback" in call("train", "--data", world, "--out", run[0], *QUICK, code=2)
 
 
-@pytest.mark.parametrize("words, message", [(["--model", "vse", "--steps", 2], "vse takes no --steps"), (["--model", "bert"], "unknown model 'bert'"),
-                                            (["--recipe", "best"], "no recipe 'best': choose one of"), (["--device", "tpu"], "device='tpu'"),
-                                            (["--precision", "int8"], "precision='int8'"), (["--resume"], "no run in")])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--model", "vse", "--steps", 2], "vse takes no --steps"),
+        (["--model", "bert"], "unknown model 'bert'"),
+        (["--recipe", "best"], "no recipe 'best': choose one of"),
+        (["--device", "tpu"], "device='tpu'"),
+        (["--precision", "int8"], "precision='int8'"),
+        (["--resume"], "no run in"),
+    ],
+)
 def test_wrong_options_are_named(words, message, world, tmp_path):
     assert message in call("train", "--data", world, "--out", tmp_path / "run", *words, code=2)
     assert not (tmp_path / "run").exists()
@@ -182,9 +220,17 @@ def test_search_both_ways(run, world, tmp_path):
     found = call("search", out, "--image", 2, "--data", world, "--top", 12, "--shortlist", 12)
     assert sorted(line.split(maxsplit=2)[2] for line in found.splitlines()[-12:]) == sorted(open_split(world, "test").captions)
     write_world(tmp_path / "other", seed=1)
-    for words, message in (([], "one of the two"), (["a dog", "--image", 2], "one of the two"), (["a dog", "--top", 9, "--shortlist", 5], "shorter than --top 9"),
-                           (["zebra"], "unknown words only"), ([""], "empty"), (["--image", "nobody"], "no image 'nobody'"), (["a dog", "--figure", "x.png"], "--figure needs pictures"),
-                           (["--image", 2, "--index", index], "of the other side"), (["a dog", "--index", index, "--data", tmp_path / "other"], "of other data")):
+    for words, message in (
+        ([], "one of the two"),
+        (["a dog", "--image", 2], "one of the two"),
+        (["a dog", "--top", 9, "--shortlist", 5], "shorter than --top 9"),
+        (["zebra"], "unknown words only"),
+        ([""], "empty"),
+        (["--image", "nobody"], "no image 'nobody'"),
+        (["a dog", "--figure", "x.png"], "--figure needs pictures"),
+        (["--image", 2, "--index", index], "of the other side"),
+        (["a dog", "--index", index, "--data", tmp_path / "other"], "of other data"),
+    ):
         assert message in call("search", out, "--data", world, *words, code=2).replace("\n", " ")
     call("search", out, "a dog", "--data", world, "--index", tmp_path / "plain")
     assert "without --fit" in call("search", out, "a dog", "--data", world, "--index", tmp_path / "plain", "--fit", code=2)
@@ -219,18 +265,63 @@ def test_the_engine_is_a_choice_of_the_run(world, tmp_path):
 # settings by name
 
 def test_any_setting_can_be_set(world, tmp_path):
-    call("train", "--data", world, "--out", tmp_path / "a", *QUICK, "--set", "margin=0.3", "--set", "clip=1", "--set", "patience=2", "--set", "word-dim=5",
-         "--set", "of=probability", "--set", "optimiser=adamw", "--set", "schedule=cosine", "--set", "accumulate=2", "--set", "lse_temperature=3", "--model", "scan")
+    call(
+        "train",
+        "--data",
+        world,
+        "--out",
+        tmp_path / "a",
+        *QUICK,
+        "--set",
+        "margin=0.3",
+        "--set",
+        "clip=1",
+        "--set",
+        "patience=2",
+        "--set",
+        "word-dim=5",
+        "--set",
+        "of=probability",
+        "--set",
+        "optimiser=adamw",
+        "--set",
+        "schedule=cosine",
+        "--set",
+        "accumulate=2",
+        "--set",
+        "lse_temperature=3",
+        "--model",
+        "scan",
+    )
     recipe, _ = cmr.training.read_recipe(tmp_path / "a")
-    assert (recipe.margin, recipe.clip, recipe.patience, recipe.optimiser, recipe.schedule, recipe.accumulate) == (0.3, 1, 2, "adamw", "cosine", 2)
-    assert recipe.loss_args == {"of": "probability"} and {"word_dim": 5, "lse_temperature": 3, "embed_dim": 8}.items() <= recipe.args.items()
+    assert (recipe.margin, recipe.clip, recipe.patience, recipe.optimiser, recipe.schedule, recipe.accumulate) == (
+        0.3,
+        1,
+        2,
+        "adamw",
+        "cosine",
+        2,
+    )
+    assert (
+        recipe.loss_args == {"of": "probability"} and {"word_dim": 5, "lse_temperature": 3, "embed_dim": 8}.items() <= recipe.args.items()
+    )
     assert "margin was 0.3, now 0.4" in call("train", "--out", tmp_path / "a", "--resume", "--set", "margin=0.4", code=2)
     assert "all epochs done" in call("train", "--out", tmp_path / "a", "--resume", "--set", "margin=0.3")
 
 
-@pytest.mark.parametrize("setting, message", [
-    ("stepz=2", "no setting stepz: the recipe has name, epochs"), ("heads=2", "imram has embed_dim, word_dim, steps"), ("margin", "write a name, = and a value"), ("=3", "write a name"),
-    ("epochs=many", "epochs=many: int is expected"), ("margin=-1", "margin=-1 must be above 0"), ("loss=hinge", "unknown loss 'hinge'"), ("memory=elephant", "memory")])
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ("stepz=2", "no setting stepz: the recipe has name, epochs"),
+        ("heads=2", "imram has embed_dim, word_dim, steps"),
+        ("margin", "write a name, = and a value"),
+        ("=3", "write a name"),
+        ("epochs=many", "epochs=many: int is expected"),
+        ("margin=-1", "margin=-1 must be above 0"),
+        ("loss=hinge", "unknown loss 'hinge'"),
+        ("memory=elephant", "memory"),
+    ],
+)
 def test_settings_that_cannot_be_set(setting, message, world, tmp_path):
     assert message in " ".join(call("train", "--data", world, "--out", tmp_path / "run", *QUICK, "--set", setting, code=2).split())
     assert "twice" in call("train", "--data", world, "--out", tmp_path / "run", *QUICK, "--set", "lr=1", "--set", "lr=2", code=2)
@@ -242,11 +333,16 @@ def test_settings_in_comparisons(world, tmp_path):
     call("compare", "vse", "pvse", *few, "--set", "margin=0.3", "--set", "heads=3", "--out", tmp_path / "c")
     vse, pvse = (cmr.training.read_recipe(tmp_path / f"c/{name}-seed0")[0] for name in ("vse", "pvse"))
     assert vse.margin == pvse.margin == 0.3 and pvse.args == {"embed_dim": 8, "word_dim": 100, "heads": 3} and "heads" not in vse.args
-    assert "no setting legs: the recipe has" in call("compare", "vse", "pvse", *few, "--set", "legs=3", "--set", "heads=3", "--out", tmp_path / "d", code=2)
+    assert "no setting legs: the recipe has" in call(
+        "compare", "vse", "pvse", *few, "--set", "legs=3", "--set", "heads=3", "--out", tmp_path / "d", code=2
+    )
     call("ablate", "camp", *few, "--rows", "no-gates", "--set", "hidden=5", "--set", "gates=scalar", "--out", tmp_path / "a")
     args = cmr.training.read_recipe(tmp_path / "a/no-gates-seed0")[0].args
-    assert args["hidden"] == 5 and args["gates"] is False                                # the row says what it is
-    assert "no setting legs" in call("ablate", "camp", *few, "--set", "legs=3", "--out", tmp_path / "d", code=2) and not (tmp_path / "d").exists()
+    assert args["hidden"] == 5 and args["gates"] is False  # the row says what it is
+    assert (
+        "no setting legs" in call("ablate", "camp", *few, "--set", "legs=3", "--out", tmp_path / "d", code=2)
+        and not (tmp_path / "d").exists()
+    )
 
 
 # models of one's own

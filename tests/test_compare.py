@@ -47,7 +47,11 @@ def test_every_row_and_seed_is_trained_and_evaluated(done, world):
         assert json.loads((folder / "result.json").read_text()) == result and (folder / "best/model.safetensors").is_file()
         assert json.loads((folder / "recipe.json").read_text())["seed"] == result["seed"] and 0 <= result["report"]["rsum"] <= 600
     with open(out / "results.csv", newline="") as file: rows = list(csv.DictReader(file))
-    assert [row["label"] for row in rows] == ["vse", "camp", "vse", "camp"] and rows[0]["gate_other"] == "" and float(rows[1]["gate_other"]) > 0
+    assert (
+        [row["label"] for row in rows] == ["vse", "camp", "vse", "camp"]
+        and rows[0]["gate_other"] == ""
+        and float(rows[1]["gate_other"]) > 0
+    )
     text = (out / "table.md").read_text()
     assert "1 epochs, batch 16, lr 0.01" in text and text.count("| vse |") == 1 == text.count("| camp |") and "0, 1 |" in text
     assert (out / "table.png").stat().st_size > 1000
@@ -87,7 +91,8 @@ def test_settings_go_to_the_models_that_have_them():
     scan, pvse = compare.models(["scan", "PVSE"], BUDGET, {"margin": "0.3", "heads": "4", "lse_temperature": "3"})
     assert (scan.label, pvse.label) == ("scan", "pvse") and scan.recipe.margin == pvse.recipe.margin == 0.3
     assert scan.recipe.args == {**SMALL, "lse_temperature": 3} and pvse.recipe.args == {**SMALL, "heads": 4}
-    with pytest.raises(ValueError, match="no setting legs: the recipe has"): compare.models(["scan", "vse"], BUDGET, {"legs": "4", "lse_temperature": "3"})
+    with pytest.raises(ValueError, match="no setting legs: the recipe has"):
+        compare.models(["scan", "vse"], BUDGET, {"legs": "4", "lse_temperature": "3"})
     with pytest.raises(ValueError, match="margin=0 must be above 0"): compare.models(["scan"], BUDGET, {"margin": "0"})
     row, = compare.ablations(["no-gates"], BUDGET, {"hidden": "4", "gates": "scalar"})
     assert row.recipe.args == {**SMALL, "hidden": 4, "gates": False}
@@ -127,12 +132,23 @@ def test_command_lines(world, tmp_path):
     said("train", "--model", "camp", "--ablation", "no-gates", "--ablation", "mean-pooling", *few, "--out", tmp_path / "t")
     recipe = json.loads((tmp_path / "t/recipe.json").read_text())
     assert (recipe["args"]["gates"], recipe["args"]["pooling"], recipe["args"]["embed_dim"]) == (False, "mean", 8)
-    assert "exclude each other" in said("train", "--model", "camp", "--ablation", "concat", "--ablation", "product", *few, "--out", tmp_path / "d", code=2)
+    assert "exclude each other" in said(
+        "train", "--model", "camp", "--ablation", "concat", "--ablation", "product", *few, "--out", tmp_path / "d", code=2
+    )
     assert "vse takes no --gates" in said("train", "--model", "vse", "--ablation", "no-gates", *few, "--out", tmp_path / "d", code=2)
 
 
-@pytest.mark.parametrize("images,device,model,name", [(30, "cpu", "camp", "camp-f8k-small"), (30, "cpu", "vse", "f8k-small"), (30, "cpu", None, "f8k-small"),
-                                                       (30, "cuda", "camp", "camp-f8k"), (20_000, "cuda", "camp", "camp-f30k"), (20_000, "cuda", "scan", "imram-f30k")])
+@pytest.mark.parametrize(
+    "images,device,model,name",
+    [
+        (30, "cpu", "camp", "camp-f8k-small"),
+        (30, "cpu", "vse", "f8k-small"),
+        (30, "cpu", None, "f8k-small"),
+        (30, "cuda", "camp", "camp-f8k"),
+        (20_000, "cuda", "camp", "camp-f30k"),
+        (20_000, "cuda", "scan", "imram-f30k"),
+    ],
+)
 def test_a_model_has_recipes_of_its_own(images, device, model, name, tmp_path, monkeypatch):
     import numpy as np
     import torch
@@ -147,7 +163,23 @@ def test_a_model_has_recipes_of_its_own(images, device, model, name, tmp_path, m
 
 
 def test_the_released_schedule_by_name(world, tmp_path):
-    words = ["train", "--data", world, "--recipe", "camp-f30k-released", "--epochs", 1, "--embed-dim", 8, "--batch-size", 16, "--device", "cpu", "--out", tmp_path / "r"]
+    words = [
+        "train",
+        "--data",
+        world,
+        "--recipe",
+        "camp-f30k-released",
+        "--epochs",
+        1,
+        "--embed-dim",
+        8,
+        "--batch-size",
+        16,
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "r",
+    ]
     result = CliRunner().invoke(app, [*map(str, words)])
     assert result.exit_code == 0 and "stage 3 of 3" in result.output, result.output
     assert (tmp_path / "r/before/before/best/config.json").is_file()

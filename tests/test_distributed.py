@@ -16,16 +16,25 @@ import pytest
 import torch
 
 from cmr.data import Batch, Vocabulary, batches, open_split
-from cmr.training import Recipe, Run, build, checkpoints, loop, read_checkpoint, train, train_step
+from cmr.training import Recipe, Run, build, loop, read_checkpoint, train, train_step
 
 pytestmark = pytest.mark.skipif(not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
                                 reason="this PyTorch was built without torch.distributed or gloo")
 SMALL = {"embed_dim": 8, "word_dim": 6}
 RECIPE = Recipe("pair", "imram", {**SMALL, "steps": 2}, epochs=2, batch_size=8, lr=1e-5, min_count=1, standardise=True)
-CASES = {f"{name}-{negatives}": (matcher, args, negatives) for negatives in ("hardest", "all") for name, matcher, args in (
-    ("vse", "vse", {}), ("scan-text", "scan", {"direction": "text"}), ("scan-image", "scan", {"direction": "image", "pooling": "lse"}),
-    ("imram", "imram", {"steps": 2, "direction": "full"}), ("imram-plain", "imram", {"steps": 2, "direction": "full"}), ("camp", "camp", {"fusion": "concat"}),
-    ("grouped", "scan", {"direction": "text"}))}
+CASES = {
+    f"{name}-{negatives}": (matcher, args, negatives)
+    for negatives in ("hardest", "all")
+    for name, matcher, args in (
+        ("vse", "vse", {}),
+        ("scan-text", "scan", {"direction": "text"}),
+        ("scan-image", "scan", {"direction": "image", "pooling": "lse"}),
+        ("imram", "imram", {"steps": 2, "direction": "full"}),
+        ("imram-plain", "imram", {"steps": 2, "direction": "full"}),
+        ("camp", "camp", {"fusion": "concat"}),
+        ("grouped", "scan", {"direction": "text"}),
+    )
+}
 
 
 def joint_batch(words: int) -> tuple[Batch, Batch]:
@@ -101,18 +110,26 @@ def play(folder: Path, what: str) -> None:
         if rank: train(RECIPE, data, folder / "alone", device="cpu", progress=False)
         said = {"alone": refused(lambda: train(RECIPE, data, folder / "alone", device="cpu", progress=False))}
     else:
-        torch.save({case: stepped(case, data, folder / "x", lambda words: joint_batch(words)[rank]) for case in CASES}, folder / f"steps{rank}.pt")
+        torch.save(
+            {case: stepped(case, data, folder / "x", lambda words: joint_batch(words)[rank]) for case in CASES}, folder / f"steps{rank}.pt"
+        )
         one, part = run("x"), joint_batch(8)[rank]
         before = {name: x.clone() for name, x in one.model.state_dict().items()}
         part = replace(part, features=part.features.float())
         if rank: one.model.image_encoder.project.weight.register_hook(lambda slope: slope * float("nan"))
-        uneven = replace(part, **{name: getattr(part, name)[:3 + rank] for name in ("features", "mask", "tokens", "lengths", "image", "caption")})
+        uneven = replace(
+            part, **{name: getattr(part, name)[: 3 + rank] for name in ("features", "mask", "tokens", "lengths", "image", "caption")}
+        )
         said = {"uneven": refused(lambda: train_step(one, [uneven])), "nan": refused(lambda: train_step(one, [part])),
                 "kept": all(torch.equal(before[name], x) for name, x in one.model.state_dict().items())}
-        said["summary"] = {key: value for key, value in train(RECIPE, data, folder / "pair", device="cpu", progress=False).items() if key != "seconds"}
+        said["summary"] = {
+            key: value for key, value in train(RECIPE, data, folder / "pair", device="cpu", progress=False).items() if key != "seconds"
+        }
         interrupted(data, folder / "stopped", rank)
         train(replace(RECIPE, epochs=9, patience=1), data, folder / "patient", device="cpu", progress=False)
-        said["unreadable"] = refused(lambda: train(replace(RECIPE, standardise=False), folder / "torn", folder / "unread", device="cpu", progress=False))
+        said["unreadable"] = refused(
+            lambda: train(replace(RECIPE, standardise=False), folder / "torn", folder / "unread", device="cpu", progress=False)
+        )
     (folder / f"{what}{rank}.json").write_text(json.dumps(said))
 
 
@@ -130,9 +147,18 @@ def pair(folder: Path, what: str, statuses=(0, 0)) -> list[dict]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launched = [subprocess.Popen([sys.executable, __file__, str(folder), what], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                 env=environment(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
-                                                 MASTER_PORT=str(port))) for rank in (0, 1)]
+    launched = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(folder), what],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment(
+                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+            ),
+        )
+        for rank in (0, 1)
+    ]
     try: said = [process.communicate(timeout=100)[0] for process in launched]
     finally:
         for process in launched: process.kill()
@@ -142,8 +168,29 @@ def pair(folder: Path, what: str, statuses=(0, 0)) -> list[dict]:
 
 def launched(*words) -> subprocess.CompletedProcess:
     "`cmr train` in two processes, as a user starts it."
-    return subprocess.run([sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0", "-m", "cmr.cli",
-                           "train", "--device", "cpu", *map(str, words)], capture_output=True, text=True, timeout=100, env=environment(), check=False)
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--multi_gpu",
+            "--num_processes",
+            "2",
+            "--main_process_port",
+            "0",
+            "-m",
+            "cmr.cli",
+            "train",
+            "--device",
+            "cpu",
+            *map(str, words),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=environment(),
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +226,9 @@ def test_steps_are_those_of_one_process_with_the_joint_batch(folder, notes, case
 def test_a_whole_run_is_that_of_one_process(folder, notes):
     result = train(RECIPE, folder / "data", folder / "single", device="cpu", progress=False)
     moved = far(weights(folder / "single"), build(RECIPE, 6, weights(folder / "single")["text_encoder.embed.weight"].shape[0]).state_dict())
-    assert far(weights(folder / "single"), weights(folder / "pair")) < 1e-6 < moved # Adam makes up to lr = 1e-5 a step of whatever rounding is left
+    assert (
+        far(weights(folder / "single"), weights(folder / "pair")) < 1e-6 < moved
+    )  # Adam makes up to lr = 1e-5 a step of whatever rounding is left
     for told in notes:
         assert (told["summary"]["step"], told["summary"]["ranks"]) == (result["step"], 2)
         assert told["summary"]["best"]["rsum"] == pytest.approx(result["best"]["rsum"])

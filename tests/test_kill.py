@@ -23,7 +23,8 @@ def look(out: Path) -> int:
     state = read_checkpoint(out / "last" / "training.pt")
     for folder in (out / "last", out / "best"):
         parts = [(folder / name).is_file() for name in ("config.json", "model.safetensors", "vocab.json")]
-        if all(parts) or folder.name == "last" or state["standing"]["best_epoch"]: load(folder) # before that a first best/ may be unfinished
+        if all(parts) or folder.name == "last" or state["standing"]["best_epoch"]:
+            load(folder)  # before that a first best/ may be unfinished
     if (out / "metrics.csv").is_file():
         rows = list(csv.DictReader((out / "metrics.csv").open(encoding="utf-8")))
         assert [int(row["epoch"]) for row in rows] == list(range(1, len(rows) + 1))
@@ -60,7 +61,7 @@ def main(folder: Path) -> dict:
     from tiny import RECIPE, equal, weights, write_world
     from torch.utils.tensorboard import SummaryWriter  # noqa: F401  imported here once for all children
     torch.set_num_threads(1)
-    recipe = replace(RECIPE, matcher="imram", args={**RECIPE.args, "steps": 2}, epochs=100)
+    recipe = replace(RECIPE, matcher="imram", args={**RECIPE.args, "steps": 2}, epochs=60)
     data, dice, steps = write_world(folder / "data", train=30), random.Random(0), []
     from cmr.training import train
     train(replace(recipe, save_every=0.0), data, folder / "killed", max_steps=1, device="cpu", progress=False)
@@ -77,7 +78,12 @@ def main(folder: Path) -> dict:
     assert wait(in_child(recipe, data, folder / "killed", True)) == 0
     assert wait(in_child(recipe, data, folder / "calm", False)) == 0
     parts = [str(path) for path in (folder / "killed").rglob("*.part*")]
-    return {"steps": steps, "last": look(folder / "killed"), "parts": parts, "same": equal(weights(folder / "killed"), weights(folder / "calm"))}
+    return {
+        "steps": steps,
+        "last": look(folder / "killed"),
+        "parts": parts,
+        "same": equal(weights(folder / "killed"), weights(folder / "calm")),
+    }
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and kill -9, which this system lacks")

@@ -11,7 +11,20 @@ from cmr.camp import CAMP
 from cmr.losses import MatchingBCE, Triplet, matching_bce, triplet
 from cmr.saving import create_model, load
 from cmr.training import (
-    COLUMNS, RECIPES, Recipe, build, check_same, curves, for_model, learning_rate, loss_for, observe, observed_in, read_checkpoint, read_recipe, train,
+    COLUMNS,
+    RECIPES,
+    Recipe,
+    build,
+    check_same,
+    curves,
+    for_model,
+    learning_rate,
+    loss_for,
+    observe,
+    observed_in,
+    read_checkpoint,
+    read_recipe,
+    train,
 )
 
 TINY = {"embed_dim": 8, "word_dim": 6}
@@ -88,11 +101,13 @@ def test_stages_stopped_and_resumed_give_the_same_bits(at, staged, world, tmp_pa
 
 def test_stages_refuse_what_is_there_and_what_is_not(staged, world, tmp_path):
     with pytest.raises(FileExistsError, match="holds a run"): train(THIRD, world, staged[0], device="cpu", progress=False)
-    with pytest.raises(FileNotFoundError, match="nothing to resume"): train(THIRD, world, tmp_path / "new", resume=True, device="cpu", progress=False)
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        train(THIRD, world, tmp_path / "new", resume=True, device="cpu", progress=False)
     with pytest.raises(ValueError, match="no part 'ears' to freeze: it has image_encoder, text_encoder"):
         train(replace(LAST, frozen=["ears"]), world, tmp_path / "ears", device="cpu", progress=False)
     wide = replace(SECOND, args={**SECOND.args, "embed_dim": 16})
-    with pytest.raises(ValueError, match="can't begin with the weights of .* it has no .* of shape"): train(wide, world, tmp_path / "wide", device="cpu", progress=False)
+    with pytest.raises(ValueError, match="can't begin with the weights of .* it has no .* of shape"):
+        train(wide, world, tmp_path / "wide", device="cpu", progress=False)
     few = replace(SECOND, min_count=12, after=replace(FIRST, min_count=1))
     with pytest.raises(ValueError, match="trained with other words"): train(few, world, tmp_path / "few", device="cpu", progress=False)
 
@@ -109,7 +124,9 @@ def test_frozen_weights_get_no_step(world, tmp_path):
     recipe = replace(LAST, frozen=["text_encoder"])
     train(recipe, world, tmp_path / "run", device="cpu", progress=False)
     begun, ended = build(recipe, 6, len(load(tmp_path / "run/last")[1])).state_dict(), weights(tmp_path / "run/last")
-    assert all(torch.equal(begun[name], ended[name]) == name.startswith("text_encoder") for name, p in build(recipe, 6, 12).named_parameters())
+    assert all(
+        torch.equal(begun[name], ended[name]) == name.startswith("text_encoder") for name, p in build(recipe, 6, 12).named_parameters()
+    )
 
 
 def test_gates_are_noted_after_each_epoch(staged, world):
@@ -117,7 +134,8 @@ def test_gates_are_noted_after_each_epoch(staged, world):
     assert list(rows[0]) == [*COLUMNS, "gate_matching", "gate_other"] and all(0 < float(row["gate_matching"]) < 1 for row in rows)
     kept = read_checkpoint(staged[0] / "last/training.pt")["standing"]["rows"]
     assert observed_in(kept) == ["gate_matching", "gate_other"] and len(curves(kept, 2.77).axes) == 3
-    with open(staged[0] / "before/before/metrics.csv", newline="") as file: assert tuple(next(csv.reader(file))) == COLUMNS    # no fusion, no gates
+    with open(staged[0] / "before/before/metrics.csv", newline="") as file:
+        assert tuple(next(csv.reader(file))) == COLUMNS  # no fusion, no gates
 
 
 def test_what_is_observed_of_camp_are_its_mean_gates():
@@ -127,8 +145,14 @@ def test_what_is_observed_of_camp_are_its_mean_gates():
     model = CAMP(3, 9, 6, 4)
     images, captions = (Fragments(torch.randn(n, 4, 6), torch.ones(n, 4, dtype=torch.bool)) for n in (40, 80))
     own = torch.arange(40).repeat_interleave(2).numpy()
-    assert tuple(observe(model, images, captions, own).items()) == tuple(zip(("gate_matching", "gate_other"), mean_gates(model, images, captions, own)))
-    assert observe(CAMP(3, 9, 6, 4, gates=False), images, captions, own) == {} == observe(CAMP(3, 9, 6, 4, interaction=False), images, captions, own)
+    assert tuple(observe(model, images, captions, own).items()) == tuple(
+        zip(("gate_matching", "gate_other"), mean_gates(model, images, captions, own))
+    )
+    assert (
+        observe(CAMP(3, 9, 6, 4, gates=False), images, captions, own)
+        == {}
+        == observe(CAMP(3, 9, 6, 4, interaction=False), images, captions, own)
+    )
     assert observe(model, images[:1], captions[:2], own[:2]) == {} == observe(create_model("vse", 3, 9, embed_dim=6), images, captions, own)
 
 
@@ -142,13 +166,19 @@ def test_the_first_images_of_dev_are_observed(staged, world):
     assert observe_some(model, open_split(world, "dev"), vocabulary, 3) != found
 
 
-@pytest.mark.parametrize("options", [{}, {"objective": "bce-all"}, {"objective": "ranking"}, {"interaction": False}, {"matching": "cosine"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"objective": "bce-all"}, {"objective": "ranking"}, {"interaction": False}, {"matching": "cosine"}]
+)
 @pytest.mark.parametrize("negatives", ["hardest", "all", None])
 def test_standstill_is_the_loss_of_equal_scores(options, negatives):
     model = CAMP(3, 9, 6, 4, **options)
-    recipe = Recipe("x", "camp", {**TINY, **options}, negatives=negatives, margin=0.3 if isinstance(model.default_loss(), Triplet) else None)
+    recipe = Recipe(
+        "x", "camp", {**TINY, **options}, negatives=negatives, margin=0.3 if isinstance(model.default_loss(), Triplet) else None
+    )
     loss = loss_for(model, recipe)
-    assert loss.standstill(5) == pytest.approx(loss(torch.zeros(5, 5)).item() / 5) and loss.negatives == (negatives or model.default_loss().negatives)
+    assert loss.standstill(5) == pytest.approx(loss(torch.zeros(5, 5)).item() / 5) and loss.negatives == (
+        negatives or model.default_loss().negatives
+    )
 
 
 @pytest.mark.parametrize("name", ["vse", "devise", "order", "dvsa", "cmpm", "pvse", "vsrn", "scan", "imram"])
@@ -158,13 +188,15 @@ def test_standstill_of_the_others(name):
     for settings in ({}, {"margin": 0.3, "negatives": "all"}, {"margin": 0.3, "negatives": "hardest"})[:1 if name == "cmpm" else 3]:
         loss = loss_for(model, Recipe("x", name, **settings))
         assert loss.standstill(5) == pytest.approx(loss(torch.zeros(shape)).item() / 5, abs=1e-6)
-    assert triplet(torch.zeros(5, 5)).item() / 5 == pytest.approx(0.4) and matching_bce(torch.zeros(5, 5)).item() / 5 == pytest.approx(2.7726, abs=1e-3)
+    assert triplet(torch.zeros(5, 5)).item() / 5 == pytest.approx(0.4) and matching_bce(torch.zeros(5, 5)).item() / 5 == pytest.approx(
+        2.7726, abs=1e-3
+    )
 
 
 def test_a_recipe_for_another_model_has_what_that_one_needs():
     camp = for_model(RECIPES["scenes"], "camp")
     assert camp.args == {"embed_dim": 64, "word_dim": 64} and camp.matcher == "camp"
-    assert (camp.warmup_steps, camp.margin, camp.negatives, camp.max_words, camp.loss) == (None,) * 5          # its own: 450, MatchingBCE, 50
+    assert (camp.warmup_steps, camp.margin, camp.negatives, camp.max_words, camp.loss) == (None,) * 5  # its own: 450, MatchingBCE, 50
     assert loss_for(build(camp, 5, 9), camp) == MatchingBCE() and CAMP.warmup_steps == 450
     dvsa = for_model(replace(RECIPES["scenes"], margin=0.3, negatives="hardest", loss="triplet", max_words=20), "dvsa")
     assert loss_for(build(dvsa, 5, 9), dvsa) == Triplet(1.0, "all") and dvsa.max_words is None
@@ -185,7 +217,9 @@ def test_a_staged_recipe_for_another_model_begins_as_its_first_stage_does():
     assert (found.lr, found.schedule, found.decay_every, found.epochs, found.warmup_steps) == (0.02, "cosine", 7, 5, 5)
 
 
-@pytest.mark.parametrize("schedule, expected", [("constant", [1, 1, 1, 1, 1]), ("step", [1, 1, 1, .5, .25]), ("cosine", [1, .75, .5, .25, 0])])
+@pytest.mark.parametrize(
+    "schedule, expected", [("constant", [1, 1, 1, 1, 1]), ("step", [1, 1, 1, 0.5, 0.25]), ("cosine", [1, 0.75, 0.5, 0.25, 0])]
+)
 def test_schedules(schedule, expected):
     recipe = Recipe("x", lr=0.1, epochs=12, decay_every=6, decay=0.5, schedule=schedule)
     done = [0, 4, 6, 8, 12] if schedule == "cosine" else [0, 3, 5.9, 6, 12]

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import signal
-import time
 import warnings
 from dataclasses import asdict, fields, replace
 from types import SimpleNamespace
@@ -54,10 +53,12 @@ from cmr.training import checkpoints, loop
 
 def test_recipes_hold_the_released_settings():
     f30k, coco = (resolve(RECIPES[name], build(replace(RECIPES[name], args=SMALL), 5, 9)) for name in ("imram-f30k", "imram-coco"))
-    assert (f30k.lr, f30k.epochs, f30k.decay_every, f30k.batch_size, f30k.clip, f30k.margin, f30k.min_count) == (2e-4, 30, 15, 128, 2.0, 0.2, 4)
-    assert (coco.lr, coco.epochs, coco.decay_every, coco.batch_size, coco.clip, coco.margin, coco.min_count) == (5e-4, 20, 10, 128, 2.0, 0.2, 4)
+    def settings(x): return x.lr, x.epochs, x.decay_every, x.batch_size, x.clip, x.margin, x.min_count
+    assert settings(f30k) == (2e-4, 30, 15, 128, 2.0, 0.2, 4) and settings(coco) == (5e-4, 20, 10, 128, 2.0, 0.2, 4)
     assert (f30k.args["inverse_temperature"], coco.args["inverse_temperature"]) == (9.0, 11.0)
-    assert all(recipe.args[key] == value for recipe in (f30k, coco) for key, value in (("embed_dim", 1024), ("word_dim", 300), ("steps", 3)))
+    assert all(
+        recipe.args[key] == value for recipe in (f30k, coco) for key, value in (("embed_dim", 1024), ("word_dim", 300), ("steps", 3))
+    )
     for recipe in RECIPES.values():
         small = replace(recipe, args={**recipe.args, **SMALL})
         found = resolve(small, build(small, 5, 9))
@@ -75,8 +76,18 @@ def test_every_recipe_serves_every_matcher(name, matcher):
     assert recipe.args["embed_dim"] == RECIPES[name].args["embed_dim"]
 
 
-@pytest.mark.parametrize("setting, message", [({"batch_size": 1}, "batch of one"), ({"negatives": "some"}, "negatives='some'"), ({"epochs": 0}, "epochs=0"),
-                                              ({"lr": -1.0}, "lr=-1.0"), ({"clip": -1}, "clip=-1"), ({"patience": 0}, "patience=0"), ({"margin": 0}, "margin=0")])
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ({"batch_size": 1}, "batch of one"),
+        ({"negatives": "some"}, "negatives='some'"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"lr": -1.0}, "lr=-1.0"),
+        ({"clip": -1}, "clip=-1"),
+        ({"patience": 0}, "patience=0"),
+        ({"margin": 0}, "margin=0"),
+    ],
+)
 def test_impossible_settings_are_named(setting, message):
     with pytest.raises(ValueError, match=message): replace(RECIPE, **setting)
 
@@ -121,7 +132,10 @@ def test_resume_gives_the_same_bits(matcher, args, world, tmp_path):
     moments = [[x for entry in state["optimiser"]["state"].values() for x in entry.values()] for state in states]
     assert moments[0] and all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(*moments))
     assert result["best"]["rsum"] == again["best"]["rsum"] and result["best_epoch"] == again["best_epoch"]
-    rows = [[{key: value for key, value in row.items() if key not in ("seconds", "waiting")} for row in state["standing"]["rows"]] for state in states]
+    rows = [
+        [{key: value for key, value in row.items() if key not in ("seconds", "waiting")} for row in state["standing"]["rows"]]
+        for state in states
+    ]
     assert rows[0] == rows[1]
     best = [load(tmp_path / name / "best")[0].state_dict() for name in ("whole", "parts")]
     assert equal(*best)
@@ -143,9 +157,11 @@ def test_resuming_a_finished_run_changes_nothing(world, tmp_path):
 
 def test_warm_up_uses_all_negatives_first(world, tmp_path, monkeypatch):
     seen, true = [], losses.triplet
-    monkeypatch.setattr(losses, "triplet", lambda scores, margin, negatives, same: seen.append(negatives) or true(scores, margin, negatives, same))
+    monkeypatch.setattr(
+        losses, "triplet", lambda scores, margin, negatives, same: seen.append(negatives) or true(scores, margin, negatives, same)
+    )
     train(replace(RECIPE, epochs=2), world, tmp_path / "run", progress=False)
-    assert seen == ["all"] * 8 + ["hardest"] * 4 + ["hardest"]                          # the last one is the level in the picture of the curves
+    assert seen == ["all"] * 8 + ["hardest"] * 4 + ["hardest"]  # the last one is the level in the picture of the curves
 
 
 def test_gradient_is_clipped_and_learning_rate_decays(world, tmp_path, whole):
@@ -156,7 +172,9 @@ def test_gradient_is_clipped_and_learning_rate_decays(world, tmp_path, whole):
     free = Run(replace(RECIPE, clip=0), world, tmp_path, progress=False)
     train_step(free, [next(iter(batches(run.train, run.vocabulary, 7)))])
     assert torch.cat([p.grad.flatten() for p in free.model.parameters()]).norm() > 0.1
-    assert [row["lr"] for row in read_checkpoint(whole[0] / "last" / "training.pt")["standing"]["rows"]] == pytest.approx([0.01, 0.01, 0.001])
+    assert [row["lr"] for row in read_checkpoint(whole[0] / "last" / "training.pt")["standing"]["rows"]] == pytest.approx(
+        [0.01, 0.01, 0.001]
+    )
     assert learning_rate(RECIPE, 5) == pytest.approx(1e-4)
 
 
@@ -169,7 +187,9 @@ def test_early_stopping_keeps_the_best(world, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "evaluate", pretended)
     result = train(replace(RECIPE, epochs=9, patience=2), world, tmp_path / "run", progress=False)
     assert (result["epochs"], result["best_epoch"], result["stopped"]) == (4, 2, "no better R@sum for 2 epochs")
-    assert [row["rsum"] for row in read_checkpoint(tmp_path / "run/last/training.pt")["standing"]["rows"]] == [found.rsum for found in called]
+    assert [row["rsum"] for row in read_checkpoint(tmp_path / "run/last/training.pt")["standing"]["rows"]] == [
+        found.rsum for found in called
+    ]
     monkeypatch.undo()
     train(replace(RECIPE, epochs=2), world, tmp_path / "two", progress=False)
     assert equal(load(tmp_path / "run" / "best")[0].state_dict(), weights(tmp_path / "two"))
@@ -314,8 +334,8 @@ def test_resume_refuses_another_recipe_or_other_data(world, tmp_path):
         train(replace(RECIPE, lr=0.5), world, tmp_path / "run", resume=True, progress=False)
     with pytest.raises(ValueError, match="matcher was 'vse', now 'scan'"):
         train(replace(RECIPE, matcher="scan"), world, tmp_path / "run", resume=True, progress=False)
-    for change in ({"train": 21}, {"width": 7}, {"seed": 1}):
-        other = write_world(tmp_path / str(change), **change)
+    for how in ({"train": 21}, {"width": 7}, {"seed": 1}):
+        other = write_world(tmp_path / str(how), **how)
         with pytest.raises(ValueError, match="other data"): train(RECIPE, other, tmp_path / "run", resume=True, progress=False)
     assert digests(tmp_path / "run") == before
 
@@ -339,17 +359,21 @@ def test_a_checkpoint_runs_no_code(tmp_path):
 
 def test_one_image_teaches_nothing(tmp_path):
     write_world(tmp_path / "data", train=1)
-    with pytest.raises(ValueError, match=r"train\.h5 has one image only"): train(RECIPE, tmp_path / "data", tmp_path / "run", progress=False)
+    with pytest.raises(ValueError, match=r"train\.h5 has one image only"):
+        train(RECIPE, tmp_path / "data", tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 
 def test_splits_of_two_widths_do_not_fit(tmp_path):
     write_world(tmp_path / "data")
     (write_world(tmp_path / "other", width=7) / "dev.h5").replace(tmp_path / "data" / "dev.h5")
-    with pytest.raises(ValueError, match=r"regions of 6 numbers.*dev\.h5 of 7"): train(RECIPE, tmp_path / "data", tmp_path / "run", progress=False)
+    with pytest.raises(ValueError, match=r"regions of 6 numbers.*dev\.h5 of 7"):
+        train(RECIPE, tmp_path / "data", tmp_path / "run", progress=False)
 
 
-@pytest.mark.parametrize("device, precision, message", [("tpu", None, "device='tpu'"), ("cpu", "int4", "precision='int4'"), ("cpu", "tf32", "Ampere")])
+@pytest.mark.parametrize(
+    "device, precision, message", [("tpu", None, "device='tpu'"), ("cpu", "int4", "precision='int4'"), ("cpu", "tf32", "Ampere")]
+)
 def test_unknown_device_or_precision(device, precision, message):
     with pytest.raises(ValueError, match=message): make_accelerator(device, precision)
 
@@ -365,7 +389,9 @@ def test_tf32_only_on_request(world, tmp_path):
     for precision, switch in (("tf32", "high"), (None, "highest"), ("tf32", "high"), ("bf16", "highest")):
         make_accelerator("cuda", precision)
         assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == (switch, switch == "high")
-    assert np.isfinite(train(replace(RECIPE, epochs=1), world, tmp_path / "run", device="cuda", precision="tf32", progress=False)["best"]["loss"])
+    assert np.isfinite(
+        train(replace(RECIPE, epochs=1), world, tmp_path / "run", device="cuda", precision="tf32", progress=False)["best"]["loss"]
+    )
     make_accelerator()
 
 
@@ -386,7 +412,8 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(world, tmp_path
         calls.append(1)
         return true(*args) * (float("nan") if len(calls) == 5 else 1)
     monkeypatch.setattr(losses, "triplet", later_nan)
-    with pytest.raises(ValueError, match=r"step 5: loss nan.*lr=0.01.*kept in"): train(replace(RECIPE, save_every=0), world, tmp_path / "run", progress=False)
+    with pytest.raises(ValueError, match=r"step 5: loss nan.*lr=0.01.*kept in"):
+        train(replace(RECIPE, save_every=0), world, tmp_path / "run", progress=False)
     monkeypatch.undo()
     state = read_checkpoint(tmp_path / "run" / "last" / "training.pt")
     assert state["standing"]["step"] == 4 and all(x.isfinite().all() for x in state["weights"].values())
@@ -499,7 +526,8 @@ def test_the_loss_is_the_models_own_or_the_recipes():
     assert loss("vse") == Triplet(0.2, "hardest") and loss("devise") == Triplet(0.1, "all") and loss("camp") == MatchingBCE("hardest")
     assert loss("vse", margin=0.3) == Triplet(0.3, "hardest") and loss("devise", negatives="hardest") == Triplet(0.1, "hardest")
     assert loss("camp", loss="triplet", margin=0.3, loss_args={"of": "probability"}) == Triplet(0.3, "hardest", "probability")
-    with pytest.warns(UserWarning, match="margin=0.3 changes nothing: the loss MatchingBCE has no margin"): assert loss("camp", margin=0.3) == MatchingBCE()
+    with pytest.warns(UserWarning, match="margin=0.3 changes nothing: the loss MatchingBCE has no margin"):
+        assert loss("camp", margin=0.3) == MatchingBCE()
     with pytest.raises(ValueError, match="has no off: it has margin, negatives, of"): loss("vse", loss_args={"off": 1})
     with pytest.raises(ValueError, match="has no off"): loss("vse", loss="triplet", loss_args={"off": 1})
     with pytest.raises(ValueError, match="unknown loss 'hinge': choose one of"): loss("vse", loss="hinge")
@@ -532,7 +560,10 @@ def test_a_loss_of_ones_own_trains(world, whole, tmp_path, softer):
 
 def test_another_optimiser_takes_other_steps(world, whole, tmp_path):
     ends = {}
-    for name, settings in {"adamw": {"optimiser": "adamw", "weight_decay": 0.0}, "decaying": {"optimiser": "adamw", "weight_decay": 0.5}}.items():
+    for name, settings in {
+        "adamw": {"optimiser": "adamw", "weight_decay": 0.0},
+        "decaying": {"optimiser": "adamw", "weight_decay": 0.5},
+    }.items():
         train(replace(RECIPE, **settings), world, tmp_path / name, progress=False)
         ends[name] = weights(tmp_path / name)
     assert equal(ends["adamw"], weights(whole[0]))                                       # without decay the two are one
@@ -567,7 +598,17 @@ class Noisy(Matcher):
 
 
 del MODELS["noisy"]                                                                     # the other tests shall not see it
-GROUPED = replace(RECIPE, matcher="noisy", args={}, accumulate=4, optimiser="adamw", weight_decay=0.01, schedule="cosine", warmup_steps=2, standardise=False)
+GROUPED = replace(
+    RECIPE,
+    matcher="noisy",
+    args={},
+    accumulate=4,
+    optimiser="adamw",
+    weight_decay=0.01,
+    schedule="cosine",
+    warmup_steps=2,
+    standardise=False,
+)
 
 
 @pytest.fixture
@@ -643,8 +684,10 @@ def test_a_group_that_was_interrupted_is_done_again(world, tmp_path, noisy):
 
 def test_a_cosine_cannot_be_made_longer(world, tmp_path, noisy):
     train(GROUPED, world, tmp_path / "run", max_steps=1, progress=False)
-    with pytest.raises(ValueError, match="epochs was 3, now 5"): train(replace(GROUPED, epochs=5), world, tmp_path / "run", resume=True, progress=False)
-    with pytest.raises(ValueError, match="accumulate was 4, now 2"): train(replace(GROUPED, accumulate=2), world, tmp_path / "run", resume=True, progress=False)
+    with pytest.raises(ValueError, match="epochs was 3, now 5"):
+        train(replace(GROUPED, epochs=5), world, tmp_path / "run", resume=True, progress=False)
+    with pytest.raises(ValueError, match="accumulate was 4, now 2"):
+        train(replace(GROUPED, accumulate=2), world, tmp_path / "run", resume=True, progress=False)
 
 
 # models of one's own
@@ -695,26 +738,62 @@ def test_the_engine_is_a_choice_of_the_run(world, tmp_path, monkeypatch):
 # settings by name
 
 def test_settings_go_to_recipe_loss_or_model():
-    recipe = change(RECIPES["scenes"], {"margin": "0.3", "clip": "1", "patience": "2", "word_dim": "32", "of": "probability", "memory": "gate",
-                                        "frozen": '["text_encoder"]', "marks": "True", "decays": "null"})
-    assert (recipe.margin, recipe.clip, recipe.patience, recipe.frozen, recipe.marks, recipe.decays) == (0.3, 1, 2, ["text_encoder"], True, None)
+    recipe = change(
+        RECIPES["scenes"],
+        {
+            "margin": "0.3",
+            "clip": "1",
+            "patience": "2",
+            "word_dim": "32",
+            "of": "probability",
+            "memory": "gate",
+            "frozen": '["text_encoder"]',
+            "marks": "True",
+            "decays": "null",
+        },
+    )
+    assert (recipe.margin, recipe.clip, recipe.patience, recipe.frozen, recipe.marks, recipe.decays) == (
+        0.3,
+        1,
+        2,
+        ["text_encoder"],
+        True,
+        None,
+    )
     assert recipe.loss_args == {"of": "probability"} and recipe.args == {**RECIPES["scenes"].args, "word_dim": 32, "memory": "gate"}
     assert change(RECIPE, {"name": "3"}).name == "3" and change(RECIPE, {}) == RECIPE
     named = change(Recipe("x", "camp"), {"of": "probability", "loss": "triplet", "gates": "false"})
     assert (named.loss, named.loss_args, named.args) == ("triplet", {"of": "probability"}, {"gates": False})
 
 
-@pytest.mark.parametrize("settings, message", [
-    ({"stepz": "2"}, r"no setting stepz: the recipe has name, .*accumulate; the loss Triplet has margin, negatives, of; vse has embed_dim, word_dim"),
-    ({"epochs": "many"}, "epochs=many: int is expected"), ({"epochs": "2.5"}, "epochs=2.5: int"), ({"marks": "1"}, "marks=1: bool"), ({"epochs": "true"}, "epochs=true: int"),
-    ({"lr": "fast"}, "lr=fast: float"), ({"word_dim": "wide"}, "word_dim=wide: int"), ({"frozen": "text_encoder"}, "frozen=text_encoder: list"),
-    ({"margin": "0"}, "margin=0 must be above 0"), ({"loss": "hinge"}, "unknown loss 'hinge'"), ({"args": "{}"}, "no setting args"), ({"matcher": "scan"}, "no setting matcher")])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (
+            {"stepz": "2"},
+            r"no setting stepz: the recipe has name, .*accumulate; the loss Triplet has margin, negatives, of; vse has embed_dim, word_dim",
+        ),
+        ({"epochs": "many"}, "epochs=many: int is expected"),
+        ({"epochs": "2.5"}, "epochs=2.5: int"),
+        ({"marks": "1"}, "marks=1: bool"),
+        ({"epochs": "true"}, "epochs=true: int"),
+        ({"lr": "fast"}, "lr=fast: float"),
+        ({"word_dim": "wide"}, "word_dim=wide: int"),
+        ({"frozen": "text_encoder"}, "frozen=text_encoder: list"),
+        ({"margin": "0"}, "margin=0 must be above 0"),
+        ({"loss": "hinge"}, "unknown loss 'hinge'"),
+        ({"args": "{}"}, "no setting args"),
+        ({"matcher": "scan"}, "no setting matcher"),
+    ],
+)
 def test_settings_that_are_not_there_or_cannot_be(settings, message):
     with pytest.raises(ValueError, match=message): loss_for(build(RECIPE, 5, 9), change(RECIPE, settings))
 
 
 def test_settings_reach_every_stage_that_has_them():
-    recipe = change(RECIPES["camp-f8k-small-released"], {"margin": "0.4", "seed": "3", "name": "mine", "of": "probability"} | {"loss": "triplet"})
+    recipe = change(
+        RECIPES["camp-f8k-small-released"], {"margin": "0.4", "seed": "3", "name": "mine", "of": "probability"} | {"loss": "triplet"}
+    )
     stages = [recipe, recipe.after, recipe.after.after]
     assert [(stage.margin, stage.seed, stage.loss_args) for stage in stages] == [(0.4, 3, {"of": "probability"})] * 3
     assert [stage.name for stage in stages] == ["mine", "camp-f8k-small-fusion", "camp-f8k-small-attention"]
@@ -723,9 +802,30 @@ def test_settings_reach_every_stage_that_has_them():
 
 # recipes and runs of older versions
 
-OLD = {"name": "tiny", "matcher": "vse", "args": {"embed_dim": 8, "word_dim": 6}, "epochs": 3, "batch_size": 7, "lr": 0.01, "decay_every": 2, "decay": 0.1,
-       "decays": None, "clip": 2.0, "margin": 0.2, "negatives": "hardest", "warmup_steps": 8, "min_count": 1, "marks": False, "max_words": None,
-       "standardise": True, "patience": None, "seed": 0, "save_every": 10.0, "frozen": [], "after": None}       # as it was written before a recipe could name a loss
+OLD = {
+    "name": "tiny",
+    "matcher": "vse",
+    "args": {"embed_dim": 8, "word_dim": 6},
+    "epochs": 3,
+    "batch_size": 7,
+    "lr": 0.01,
+    "decay_every": 2,
+    "decay": 0.1,
+    "decays": None,
+    "clip": 2.0,
+    "margin": 0.2,
+    "negatives": "hardest",
+    "warmup_steps": 8,
+    "min_count": 1,
+    "marks": False,
+    "max_words": None,
+    "standardise": True,
+    "patience": None,
+    "seed": 0,
+    "save_every": 10.0,
+    "frozen": [],
+    "after": None,
+}  # as it was written before a recipe could name a loss
 
 
 def test_a_run_of_an_older_version_goes_on(world, whole, tmp_path):
@@ -739,20 +839,32 @@ def test_a_run_of_an_older_version_goes_on(world, whole, tmp_path):
     assert equal(weights(tmp_path / "old"), weights(whole[0]))
 
 
-@pytest.mark.parametrize("matcher, settings, expected", [
-    ("imram", {"args": {**SMALL, "engine": False}}, {"margin": 0.2, "negatives": "hardest", "max_words": None}),
-    ("devise", {"margin": 0.1}, {"margin": 0.1, "negatives": "all"}), ("devise", {}, {"margin": 0.2, "negatives": "all"}),  # it took all, whatever was said
-    ("pvse", {"margin": 0.1, "negatives": "all"}, {"margin": 0.1, "negatives": "all"}), ("cmpm", {}, {"loss": "projection_matching"}),
-    ("camp", {"warmup_steps": 0}, {"loss": "matching_bce", "negatives": "hardest", "warmup_steps": 0, "max_words": 50}),
-    ("camp", {"args": {**SMALL, "objective": "bce-all", "max_words": 9}}, {"loss": "matching_bce", "negatives": "all", "max_words": 9}),
-    ("camp", {"args": {**SMALL, "objective": "ranking", "max_words": None}, "max_words": 30}, {"loss": "triplet", "margin": 0.2, "max_words": 30}),
-    ("camp", {"args": {**SMALL, "max_words": 40}, "max_words": 30}, {"max_words": 30})])
+@pytest.mark.parametrize(
+    "matcher, settings, expected",
+    [
+        ("imram", {"args": {**SMALL, "engine": False}}, {"margin": 0.2, "negatives": "hardest", "max_words": None}),
+        ("devise", {"margin": 0.1}, {"margin": 0.1, "negatives": "all"}),
+        ("devise", {}, {"margin": 0.2, "negatives": "all"}),  # it took all, whatever was said
+        ("pvse", {"margin": 0.1, "negatives": "all"}, {"margin": 0.1, "negatives": "all"}),
+        ("cmpm", {}, {"loss": "projection_matching"}),
+        ("camp", {"warmup_steps": 0}, {"loss": "matching_bce", "negatives": "hardest", "warmup_steps": 0, "max_words": 50}),
+        ("camp", {"args": {**SMALL, "objective": "bce-all", "max_words": 9}}, {"loss": "matching_bce", "negatives": "all", "max_words": 9}),
+        (
+            "camp",
+            {"args": {**SMALL, "objective": "ranking", "max_words": None}, "max_words": 30},
+            {"loss": "triplet", "margin": 0.2, "max_words": 30},
+        ),
+        ("camp", {"args": {**SMALL, "max_words": 40}, "max_words": 30}, {"max_words": 30}),
+    ],
+)
 def test_recipes_of_an_older_version_mean_what_they_meant(matcher, settings, expected, tmp_path):
-    (tmp_path / "recipe.json").write_text(json.dumps({**OLD, "matcher": matcher, **settings, "data": "d", "after": {**OLD, "matcher": matcher, **settings}}))
+    (tmp_path / "recipe.json").write_text(
+        json.dumps({**OLD, "matcher": matcher, **settings, "data": "d", "after": {**OLD, "matcher": matcher, **settings}})
+    )
     recipe, _ = read_recipe(tmp_path)
     for stage in (recipe, recipe.after):
         with warnings.catch_warnings():
-            warnings.simplefilter("error")                                               # nothing that an old recipe says is noted as useless
+            warnings.simplefilter("error")  # nothing that an old recipe says is noted as useless
             found = asdict(resolve(stage, build(stage, 5, 9)))
             loss_for(build(stage, 5, 9), stage)
         assert {key: found[key] for key in expected} == expected

@@ -1,4 +1,4 @@
-"""A tiny world to train on, recipes for it, and ways to compare what trainings leave: plain functions, which other processes can import too."""
+"""A tiny world to train on, a recipe for it, and ways to compare what trainings leave: functions that other processes can import, too."""
 
 import hashlib
 from pathlib import Path
@@ -17,15 +17,21 @@ def write_world(folder: Path, train: int = 20, dev: int = 6, width: int = 6, see
     "A data folder with random regions and captions of four words, two an image."
     rng = np.random.default_rng(seed)
     for split, n in (("train", train), ("dev", dev), ("test", dev)):
-        captions = [f"a {a} {b} {c}" for a, b, c in zip(rng.choice(["red", "blue", "green"], 2 * n), rng.choice(["dog", "cat", "bird"], 2 * n),
-                                                       rng.choice(["runs", "sits"], 2 * n))]
+        captions = [
+            f"a {a} {b} {c}"
+            for a, b, c in zip(
+                rng.choice(["red", "blue", "green"], 2 * n), rng.choice(["dog", "cat", "bird"], 2 * n), rng.choice(["runs", "sits"], 2 * n)
+            )
+        ]
         write_split(folder / f"{split}.h5", rng.normal(1, 3, (n, 4, width)).astype("float32"), captions, np.arange(n).repeat(2))
     return folder
 
 
 def digests(folder: Path) -> dict:
     "What every file of a folder holds."
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
 
 
 def equal(a: dict, b: dict) -> bool:

@@ -85,7 +85,7 @@ def ablate_command(
     Examples:
       cmr ablate camp
       cmr ablate camp --rows full --rows base --rows no-gates --seeds 0,1,2
-      cmr ablate camp --rows full --set margin=0.3
+      cmr ablate camp --rows full --rows mlp-ranking --set hidden=64
       cmr ablate camp --data data/f30k --out runs/ablate-f30k
 
     \b
