@@ -51,17 +51,11 @@ class MeanWords(nn.Module):
         words = self.embed(tokens.masked_fill(~mask, 0)) * mask[:, :, None]
         return as_fragments(self.project(words.sum(1) / mask.sum(1, keepdim=True)))
 
-# %% ../../nbs/shelf/baselines.ipynb #0d48e557
+# %% ../../nbs/shelf/baselines.ipynb #77854ab3
 @register
 class DEVISE(VSE):
     "DeViSE (Frome et al. 2013) over region features: mean region and mean word, a linear map each, cosine, all hinges."
-    def __init__(
-        self,
-        region_dim: int,       # width of a region feature
-        vocab_size: int,       # words in the vocabulary
-        embed_dim: int = 1024, # width of the common space
-        word_dim: int = 300,   # width of a word embedding
-    ):
+    def __init__(self, region_dim: int, vocab_size: int, embed_dim: int = 1024, word_dim: int = 300):  # as VSE
         super().__init__(region_dim, vocab_size, embed_dim, word_dim)
         self.text_encoder = MeanWords(vocab_size, embed_dim, word_dim)  # type: ignore[assignment]
 
@@ -70,21 +64,15 @@ class DEVISE(VSE):
         words = self.text_encoder(tokens, lengths)
         return Fragments(l2_normalize(words.values), words.mask)
 
-    def default_loss(self) -> Loss:
-        "All rivals, margin 0.1."
-        return Triplet(0.1, "all")
+    def default_loss(self) -> Loss: return Triplet(0.1, "all")  # the paper's
 
-# %% ../../nbs/shelf/baselines.ipynb #59129856
+# %% ../../nbs/shelf/baselines.ipynb #6fec8af9
 @register
 class ORDER(VSE):
     "Order embeddings (Vendrov et al. 2016, Eq. 1-2): a caption lies above its image; the score is minus the violation."
     def __init__(
-        self,
-        region_dim: int,       # width of a region feature
-        vocab_size: int,       # words in the vocabulary
-        embed_dim: int = 1024, # width of the common space
-        word_dim: int = 300,   # width of a word embedding
-        unit: bool = True,     # scale both sides to length one first
+        self, region_dim: int, vocab_size: int, embed_dim: int = 1024, word_dim: int = 300,  # as VSE
+        unit: bool = True, # scale both sides to length one first
     ):
         super().__init__(region_dim, vocab_size, embed_dim, word_dim)
         self.unit = unit
@@ -105,9 +93,7 @@ class ORDER(VSE):
         "Minus the violation of \"the caption is above the image\" (Eq. 2): (I, C), never above 0."
         return -(wide(captions.values[:, 0]) - wide(images.values[:, :1])).relu().pow(2).sum(-1)
 
-    def default_loss(self) -> Loss:
-        "All rivals, margin 0.05."
-        return Triplet(0.05, "all")
+    def default_loss(self) -> Loss: return Triplet(0.05, "all")  # the paper's
 
 # %% ../../nbs/shelf/baselines.ipynb #5f2f89ce
 def best_regions(
@@ -119,17 +105,11 @@ def best_regions(
     values, rows = products.masked_fill(~regions.mask[:, None, None, :], -torch.inf).max(3)
     return values, rows
 
-# %% ../../nbs/shelf/baselines.ipynb #9f7aa09a
+# %% ../../nbs/shelf/baselines.ipynb #a7d05ddc
 @register
 class DVSA(Matcher):
     "Deep visual-semantic alignments (Karpathy and Fei-Fei 2015, Eq. 8): each word takes its best region, summed over words."
-    def __init__(
-        self,
-        region_dim: int,       # width of a region feature
-        vocab_size: int,       # words in the vocabulary
-        embed_dim: int = 1024, # width of a fragment
-        word_dim: int = 300,   # width of a word embedding
-    ):
+    def __init__(self, region_dim: int, vocab_size: int, embed_dim: int = 1024, word_dim: int = 300):  # as VSE
         super().__init__()
         self.image_encoder = RegionEncoder(region_dim, embed_dim, normalise=False)
         self.text_encoder = WordEncoder(vocab_size, embed_dim, word_dim, normalise=False)
@@ -144,9 +124,7 @@ class DVSA(Matcher):
         "Every word's best region, summed over the words (Eq. 8): (I, C)."
         return (best_regions(images, captions)[0] * captions.mask).sum(2)
 
-    def default_loss(self) -> Loss:
-        "All rivals, margin 1 (Eq. 9)."
-        return Triplet(1.0, "all")
+    def default_loss(self) -> Loss: return Triplet(1.0, "all")  # Eq. 9
 
 # %% ../../nbs/shelf/baselines.ipynb #0936c60f
 def projection_matching(
@@ -172,7 +150,7 @@ class ProjectionMatching(Loss):
     def __call__(self, scores, same_image=None): return projection_matching(scores, same_image)
     def standstill(self, batch_size): return self(torch.zeros(batch_size, batch_size, 2)).item() / batch_size
 
-# %% ../../nbs/shelf/baselines.ipynb #d6b8e025
+# %% ../../nbs/shelf/baselines.ipynb #844d7162
 @register
 class CMPM(VSE):
     "VSE's two vectors, trained by cross-modal projection matching (Zhang and Lu 2018). Captions and images keep their lengths."
@@ -195,9 +173,7 @@ class CMPM(VSE):
         with torch.autocast(x.device.type, enabled=False): # sums over d: in float32, also in mixed precision
             return torch.stack((x @ l2_normalize(z).T, l2_normalize(x) @ z.T), -1)
 
-    def default_loss(self) -> Loss:
-        "Of both projections."
-        return ProjectionMatching()
+    def default_loss(self) -> Loss: return ProjectionMatching()
 
 # %% ../../nbs/shelf/baselines.ipynb #380f59db
 class PIE(nn.Module):
@@ -233,18 +209,14 @@ class PIE(nn.Module):
         views = l2_normalize(self.norm(whole[:, None] + self.project(seen).sigmoid()))
         return Fragments(views, torch.ones(views.shape[:2], dtype=torch.bool, device=views.device))
 
-# %% ../../nbs/shelf/baselines.ipynb #c530a3e4
+# %% ../../nbs/shelf/baselines.ipynb #3797e42f
 @register
 class PVSE(VSE):
     "Polysemous embeddings (Song and Soleymani 2019): K vectors a side, and the score is the best of the K x K cosines."
     warmup_steps = 450
     def __init__(
-        self,
-        region_dim: int,       # width of a region feature
-        vocab_size: int,       # words in the vocabulary
-        embed_dim: int = 1024, # width of the common space
-        word_dim: int = 300,   # width of a word embedding
-        heads: int = 2,        # K, vectors a side
+        self, region_dim: int, vocab_size: int, embed_dim: int = 1024, word_dim: int = 300,  # as VSE
+        heads: int = 2, # K, vectors a side
     ):
         super().__init__(region_dim, vocab_size, embed_dim, word_dim)
         if heads < 1: raise ValueError(f"heads={heads}: a side needs at least one vector")
@@ -268,9 +240,7 @@ class PVSE(VSE):
             cosines = torch.einsum("ikd,cld->ickl", wide(images.values), wide(captions.values))
         return cosines.masked_fill(~real, -torch.inf).amax((2, 3))
 
-    def default_loss(self) -> Loss:
-        "The hardest rivals, margin 0.1 (the released command for COCO)."
-        return Triplet(0.1)
+    def default_loss(self) -> Loss: return Triplet(0.1)  # the released command for COCO
 
 # %% ../../nbs/shelf/baselines.ipynb #aec4060f
 class RegionGraph(nn.Module):
@@ -297,19 +267,15 @@ class RegionGraph(nn.Module):
         "Regions that have received each other's messages (Eq. 3)."
         return Fragments(self.back(self.affinity(regions) @ self.message(regions.values)) + regions.values, regions.mask)
 
-# %% ../../nbs/shelf/baselines.ipynb #3498cfaf
+# %% ../../nbs/shelf/baselines.ipynb #8a7d3666
 @register
 class VSRN(VSE):
     "VSE++ whose regions exchange messages and are then read by a GRU (Li et al. 2019); without the caption generator."
     warmup_steps = 450 # without a warm-up, regions that reinforce each other round after round can overflow
 
     def __init__(
-        self,
-        region_dim: int,       # width of a region feature
-        vocab_size: int,       # words in the vocabulary
-        embed_dim: int = 1024, # width of the common space (the paper: 2048)
-        word_dim: int = 300,   # width of a word embedding
-        layers: int = 4,       # rounds of messages, as in the released code
+        self, region_dim: int, vocab_size: int, embed_dim: int = 1024, word_dim: int = 300,  # as VSE
+        layers: int = 4, # rounds of messages, as in the released code
     ):
         super().__init__(region_dim, vocab_size, embed_dim, word_dim)
         if layers < 0: raise ValueError(f"layers={layers}: give 0 or more rounds of messages")
