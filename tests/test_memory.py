@@ -4,7 +4,7 @@ import literal_imram as literal
 import pytest
 import torch
 
-from cmr.memory import MEMORIES, memory
+from cmr.memory import MEMORIES, Add, Att, Distill, Gate, MLP, memory, of_both
 
 
 def parts(name, d=4, seed=0):
@@ -64,3 +64,43 @@ def test_distill_has_the_released_codes_shapes():
 
 def test_unknown_memory_is_named():
     with pytest.raises(ValueError, match="memory='lstm'.*distill, add, mlp, att, gate"): memory("lstm", 4)
+
+
+def test_every_memory_is_made_by_its_name():
+    assert {name: type(memory(name, 4)) for name in MEMORIES} == {"distill": Distill, "add": Add, "mlp": MLP, "att": Att, "gate": Gate}
+    d = 5
+    sizes = {name: sum(p.numel() for p in memory(name, d).parameters()) for name in MEMORIES}
+    assert sizes == {"distill": 4 * d * d + 2 * d, "add": 0, "mlp": d * d + d, "att": 2 * d + 1, "gate": 2 * d * d + d}
+
+
+@pytest.mark.parametrize("shapes", [((3, 2, 4), (3, 2, 4)), ((1, 2, 4), (3, 2, 4)), ((3, 2, 4), (1, 1, 4)), ((4,), (7, 4))])
+def test_of_both_is_the_layer_over_the_concatenation(shapes):
+    torch.manual_seed(1)
+    layer, (x, c) = torch.nn.Linear(8, 3).double(), (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    assert (of_both(layer, x, c) - layer(torch.cat(torch.broadcast_tensors(x, c), -1))).abs().max() < 1e-12
+    inputs = (x.requires_grad_(), c.requires_grad_())
+    assert torch.autograd.gradcheck(lambda x, c: of_both(layer, x, c), inputs)
+
+
+def test_a_distilled_query_stays_bounded():
+    "The proposal lies between -1 and 1, and the gate between 0 and 1: what began there stays there."
+    unit, x, c = parts("distill")
+    x = x.tanh()
+    for _ in range(50): x = unit(x, 100 * c).detach()
+    assert (x.abs() <= 1).all()
+
+
+NARROW, WIDE = torch.bfloat16, torch.float32
+
+@pytest.mark.parametrize("name", MEMORIES)
+@pytest.mark.parametrize(("query", "context"), [(WIDE, NARROW), (NARROW, NARROW), (WIDE, WIDE)])
+def test_memories_in_mixed_precision(name, query, context):
+    """In mixed precision a query may be wider than what the layers give.
+
+    bfloat16 rounds by 2 ** -9: weights (at most 0.36, eight in a sum), inputs and sums, which makes 0.02 of the largest input
+    at a layer's end; neither tanh nor the gate makes more than twice of it."""
+    unit, x, c = parts(name)
+    exact = unit(x.to(query).double(), c.to(context).double())
+    with torch.autocast("cpu", dtype=NARROW): found = unit.float()(x.to(query), c.to(context))
+    largest = max(exact.abs().max(), x.abs().max(), c.abs().max())
+    assert torch.isfinite(found).all() and (found.double() - exact).abs().max() <= 0.05 * largest
