@@ -1,0 +1,80 @@
+"Typical wrong answers to the exercises of chapter 03."
+
+LOOP = """def {name}(scores, image_of_caption):
+    text, image = [], []
+    for i, row in enumerate(scores):
+        own = image_of_caption == i
+        text.append({text})
+    for c, column in enumerate(scores.T):
+        image.append({image})
+    return np.array(text), np.array(image)"""
+
+TEXT, IMAGE = "(row[~own] >= row[own].max()).sum()", "(column >= column[image_of_caption[c]]).sum() - 1"
+
+
+def loop(text=TEXT, image=IMAGE): return LOOP.format(name="my_ranks", text=text, image=image)
+
+
+WRONG = {
+    "my_ranks": [
+        # ties are forgiven
+        loop("(row[~own] > row[own].max()).sum()", "(column > column[image_of_caption[c]]).sum()"),
+        loop(image="(column > column[image_of_caption[c]]).sum()"),
+        loop(text="(row[~own] > row[own].max()).sum()"),
+        # the picture's other captions count against it
+        loop(text="(row >= row[own].max()).sum() - 1"),
+        # the worst of its captions counts
+        loop(text="(row[~own] >= row[own].min()).sum()"),
+        # the right picture counts
+        loop(image="(column >= column[image_of_caption[c]]).sum()"),
+        # caption c belongs to picture c
+        loop(image="(column >= column[c % len(column)]).sum() - 1"),
+        # the two in the other order
+        loop().replace("return np.array(text), np.array(image)", "return np.array(image), np.array(text)"),
+        # places in a sorted list: ties go as the sort leaves them
+        """def my_ranks(scores, image_of_caption):
+    text = [min(np.where(np.argsort(-row) == c)[0][0] for c in np.flatnonzero(image_of_caption == i)) for i, row in enumerate(scores)]
+    image = [np.where(np.argsort(-column) == image_of_caption[c])[0][0] for c, column in enumerate(scores.T)]
+    return np.array(text), np.array(image)"""],
+    "text_luck": [
+        # as if two right ones among the first K counted twice
+        "def text_luck(C, n, k): return 100 * n * k / C",
+        # with putting back
+        "def text_luck(C, n, k): return 100 * (1 - (1 - n / C) ** k)",
+        # one right answer
+        "def text_luck(C, n, k): return 100 * k / C",
+        # a share, not percent
+        "def text_luck(C, n, k):\n    from math import comb\n    return 1 - comb(C - n, k) / comb(C, k)",
+        # the chance to miss
+        "def text_luck(C, n, k):\n    from math import comb\n    return 100 * comb(C - n, k) / comb(C, k)"],
+    "expected_ranks": [
+        "def expected_ranks(scores, image_of_caption): return ranks(scores, image_of_caption)[1].astype(float)",
+        # the right answer ties with itself
+        """def expected_ranks(scores, image_of_caption):
+    own = scores[image_of_caption, np.arange(len(image_of_caption))]
+    return (scores > own).sum(axis=0) + (scores == own).sum(axis=0) / 2""",
+        # ties are forgiven
+        """def expected_ranks(scores, image_of_caption):
+    own = scores[image_of_caption, np.arange(len(image_of_caption))]
+    return (scores > own).sum(axis=0).astype(float)""",
+        # along the rows
+        """def expected_ranks(scores, image_of_caption):
+    own = scores[image_of_caption, np.arange(len(image_of_caption))]
+    return (scores > own).sum(axis=1) + ((scores == own).sum(axis=1) - 1) / 2"""],
+    "forgiving_ranks": [
+        # true pictures count against each other
+        """def forgiving_ranks(scores, true):
+    best = np.where(true, scores, -np.inf).max(axis=0)
+    return (scores >= best).sum(axis=0) - 1""",
+        # zero hides nothing where scores are negative
+        """def forgiving_ranks(scores, true):
+    best = (scores * true).max(axis=0)
+    return ((scores >= best) & ~true).sum(axis=0)""",
+        # the best of all pictures
+        """def forgiving_ranks(scores, true):
+    return ((scores >= scores.max(axis=0)) & ~true).sum(axis=0)""",
+        # the best captions of each picture
+        """def forgiving_ranks(scores, true):
+    best = np.where(true, scores, -np.inf).max(axis=1, keepdims=True)
+    return ((scores >= best) & ~true).sum(axis=0)"""],
+}
