@@ -341,7 +341,7 @@ def make_scenes(
     counts, detector = counts or {"train": 3000, "dev": 500, "test": 500}, load_detector()
     return [write_scenes(Path(folder), split, count, seed, detector, progress) for split, count in counts.items()]
 
-# %% ../../nbs/world/regions.ipynb #dce0ab29
+# %% ../../nbs/world/regions.ipynb #292be4e3
 def fewer_scenes(
     source: str | Path,      # a folder that `make_scenes` wrote
     out: str | Path,         # another one
@@ -354,7 +354,8 @@ def fewer_scenes(
         keep = [*range(twins), *range(all_twins, all_twins + n - twins)]
         captions = [c.text for i in keep for c in entries[i].captions]
         image_of_caption = np.repeat(np.arange(n), [len(entries[i].captions) for i in keep])
-        write_split(Path(out) / f"{split}.h5", whole.features[keep], captions, image_of_caption, [whole.ids[i] for i in keep], whole.boxes[keep])
+        ids, path = [whole.ids[i] for i in keep], Path(out) / f"{split}.h5"
+        write_split(path, whole.features[keep], captions, image_of_caption, ids, whole.boxes[keep])
         save_entries([entries[i] for i in keep], Path(out) / f"{split}_scenes.json")
         drawn = np.load(Path(source) / f"{split}_pictures.npy", mmap_mode="r", allow_pickle=False)
         with atomic_write(Path(out) / f"{split}_pictures.npy") as partial, open(partial, "wb") as file: np.save(file, drawn[keep])
