@@ -20,4 +20,5 @@ from cmr.world.scenes import (
 )
 
 __all__ = ["Caption", "Detector", "Entry", "Meaning", "Scene", "Thing", "ceiling", "draw", "encode_pictures", "fewer_scenes", "is_true",
-           "load_detector", "load_entries", "make_scenes", "make_split", "name_regions", "save_entries", "sheet", "truth", "twin_accuracy", "world_report"]
+           "load_detector", "load_entries", "make_scenes", "make_split", "name_regions",
+           "save_entries", "sheet", "truth", "twin_accuracy", "world_report"]
