@@ -76,7 +76,8 @@ def test_scan_is_the_equations(sides, direction, pooling):
 
 @pytest.mark.parametrize("direction", ["text", "image"])
 def test_gradient_is_the_literals_and_finite_differences(direction):
-    V, T = (torch.nn.functional.normalize(torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(s)), dim=-1) for s in (0, 1))
+    V, T = (torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    V, T = (torch.nn.functional.normalize(x, dim=-1) for x in (V, T))
     model = SCAN(3, 9, 4, 3, direction=direction, pooling="lse").double()
     real = torch.ones(2, 3, dtype=torch.bool)
 

@@ -111,7 +111,7 @@ def test_the_last_memory_update_is_not_made(sides):
     model.score(images, captions)
     assert len(calls) == 2
     calls.clear()
-    for made, _ in enumerate(match_steps(model.ram["text"], captions, images, 3)): assert len(calls) == made  # a step is made when it is asked for
+    for made, _ in enumerate(match_steps(model.ram["text"], captions, images, 3)): assert len(calls) == made  # made when it is asked for
     assert len(calls) == 2
 
 
@@ -123,7 +123,8 @@ def test_two_blocks_are_independent_and_one_serves_all_steps():
 
 def test_gradient_is_finite_where_a_column_is_clipped():
     model = build()
-    images, captions = (Fragments(torch.tensor([[row]], dtype=torch.float64), torch.ones(1, 1, dtype=torch.bool)) for row in ([1., 0, 0, 0], [-1., 0, 0, 0]))
+    one, away = torch.ones(1, 1, dtype=torch.bool), torch.tensor([[[1., 0, 0, 0]]], dtype=torch.float64)
+    images, captions = Fragments(away, one), Fragments(-away, one)
     images.values.requires_grad_()
     model.score(images, captions).sum().backward()
     assert torch.isfinite(images.values.grad).all() and all(torch.isfinite(p.grad).all() for p in model.ram.parameters())
@@ -163,7 +164,8 @@ def test_one_step_of_words_is_scan():
     scan = SCAN(3, 9, 4, 3, direction="text", pooling="mean").double()
     torch.manual_seed(0)
     imram = IMRAM(3, 9, 4, 3, steps=1, direction="text").double()
-    assert all(torch.equal(a, b) for a, b in zip(scan.parameters(), imram.parameters())) and len(list(scan.parameters())) == len(list(imram.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(scan.parameters(), imram.parameters()))
+    assert len(list(scan.parameters())) == len(list(imram.parameters()))
     features, tokens, lengths = torch.randn(2, 4, 3).double(), torch.tensor([[4, 5, 6], [7, 8, 0]]), torch.tensor([3, 2])
     assert same(scan(features, tokens, lengths), imram(features, tokens, lengths))
 
@@ -185,5 +187,6 @@ def test_scores_refer_to_the_original_query(sides):
         assert same(step.scores.masked_fill(~captions.mask, 0), moved, 1e-6) != differs
 
 
-@pytest.mark.parametrize("options", [{}, {"direction": "text", "variant": "released", "renormalise": True}, {"steps": 1, "direction": "image"}])
+@pytest.mark.parametrize("options", [{}, {"steps": 1, "direction": "image"},
+                                     {"direction": "text", "variant": "released", "renormalise": True}])
 def test_imram_holds_what_every_matcher_must(options): check_matcher(IMRAM, **options)

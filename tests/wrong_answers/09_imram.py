@@ -1,0 +1,52 @@
+"Typical wrong answers to the exercises of chapter 09."
+
+WRONG = {
+    "match_steps": ["""def match_steps(ram, query, response, steps=3):  # the planted bug: scores of the moved query
+    x = query.values[None]
+    for k in range(steps):
+        context, weights = ram.look(x, response.values, query.mask, response.mask)
+        yield Step(x, context, weights, fragment_scores(x, context))
+        if k + 1 < steps: x = ram.update(x, context)""",
+                    """def match_steps(ram, query, response, steps=3):  # an update after the last step
+    x = original = query.values[None]
+    for k in range(steps):
+        context, weights = ram.look(x, response.values, query.mask, response.mask)
+        yield Step(x, context, weights, fragment_scores(original, context))
+        x = ram.update(x, context)""",
+                    """def match_steps(ram, query, response, steps=3):  # every step asks with the original words
+    x = query.values[None]
+    for k in range(steps):
+        context, weights = ram.look(x, response.values, query.mask, response.mask)
+        yield Step(x, context, weights, fragment_scores(x, context))
+        if k + 1 < steps: ram.update(x, context)"""],
+    "salient": ["""def salient(step, mask, r=0, q=0):  # a mean over padding
+    scores = step.scores[r, q]
+    return ((scores > scores.mean()) & mask[q]).nonzero().flatten().tolist()""",
+                """def salient(step, mask, r=0, q=0):  # always the first response
+    scores = step.scores[0, q][mask[q]]
+    return (scores > scores.mean()).nonzero().flatten().tolist()""",
+                """def salient(step, mask, r=0, q=0):  # the mean over all captions
+    scores = step.scores[r][mask]
+    return (step.scores[r, q] > scores.mean()).nonzero().flatten().tolist()"""],
+    "score_after": ["def score_after(model, images, captions, k): return model.step_scores(images, captions)[:k].sum(0)",     # computes all
+                    """def score_after(model, images, captions, k):
+    return direction_scores(model.ram['text'], images, captions, 'text', k).sum(0)""",
+                    "def score_after(model, images, captions, k): return model.step_scores(images, captions)[k - 1]"],
+    "both_move": ["""def both_move(ram_v, ram_t, V, T, K):  # T is replaced before V looks at it
+    real = lambda x: torch.ones(1, len(x), dtype=torch.bool)
+    words, scores = T, []
+    for _ in range(K):
+        c, new = ram_t(T[None, None], V[None], real(T), real(V))
+        scores.append(fragment_scores(words[None, None], c).mean())
+        T = new[0, 0]
+        V = ram_v(V[None, None], T[None], real(V), real(T))[1][0, 0]
+    return torch.stack(scores)""",
+                  """def both_move(ram_v, ram_t, V, T, K):  # the response stands still
+    real = lambda x: torch.ones(1, len(x), dtype=torch.bool)
+    words, scores = T, []
+    for _ in range(K):
+        c, new = ram_t(T[None, None], V[None], real(T), real(V))
+        scores.append(fragment_scores(words[None, None], c).mean())
+        T = new[0, 0]
+    return torch.stack(scores)"""],
+}
