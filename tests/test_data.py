@@ -10,7 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from cmr.data import CaptionPairs, ImageCaptions, Rows, Vocabulary, batches, check_vocabulary, collate, convert, open_split, pad, splits, write_split
+from cmr.data import (
+    CaptionPairs,
+    ImageCaptions,
+    Rows,
+    Vocabulary,
+    batches,
+    check_vocabulary,
+    collate,
+    convert,
+    open_split,
+    pad,
+    splits,
+    write_split,
+)
 from cmr.data.datasets import batch_rows, read_captions, repeats
 
 N, M, F, K = 6, 3, 4, 5
@@ -110,7 +123,8 @@ def test_repeats():
 @pytest.mark.parametrize("per", ["image", "row", "caption"])
 def test_ids(tmp_path, per):
     times = {"image": 1, "row": 5, "caption": 5}[per]
-    write_scan(tmp_path, "dev", FEATURES.repeat(5, axis=0) if per == "row" else FEATURES, ids=[f"my {i}.jpg" for i in range(N) for _ in range(times)])
+    features = FEATURES.repeat(5, axis=0) if per == "row" else FEATURES
+    write_scan(tmp_path, "dev", features, ids=[f"my {i}.jpg" for i in range(N) for _ in range(times)])
     assert open_split(tmp_path, "dev").ids == [f"my {i}.jpg" for i in range(N)]
 
 
@@ -226,9 +240,11 @@ def test_features_that_are_no_numbers(tmp_path):
 # --- folders
 
 def test_no_folder(tmp_path):
-    for act in (lambda: open_split(tmp_path / "none", "train"), lambda: splits(tmp_path / "none"), lambda: convert(tmp_path / "none", tmp_path / "h5")):
+    none = tmp_path / "none"
+    for act in (lambda: open_split(none, "train"), lambda: splits(none), lambda: convert(none, tmp_path / "h5")):
         with pytest.raises(FileNotFoundError, match="no data folder at") as problem: act()
-        for word in ("{split}.h5", "{split}_ims.npy", "{split}_caps.txt", "cmr data scenes", "cmr data convert", "none"): assert word in str(problem.value)
+        for word in ("{split}.h5", "{split}_ims.npy", "{split}_caps.txt", "cmr data scenes", "cmr data convert", "none"):
+            assert word in str(problem.value)
     with pytest.raises(FileNotFoundError, match="no split in"): open_split(tmp_path, "train")
 
 
@@ -293,7 +309,8 @@ def test_parts_that_do_not_fit(tmp_path, name):
     parts, message = BAD[name]
     with pytest.raises(ValueError, match=message): toy(**parts)
     old = write_split(tmp_path / "x.h5", FEATURES, CAPTIONS, OWNER).read_bytes()
-    with pytest.raises(ValueError): write_split(tmp_path / "x.h5", **{"features": FEATURES, "captions": CAPTIONS, "image_of_caption": OWNER, **parts})
+    with pytest.raises(ValueError):
+        write_split(tmp_path / "x.h5", **{"features": FEATURES, "captions": CAPTIONS, "image_of_caption": OWNER, **parts})
     assert (tmp_path / "x.h5").read_bytes() == old
     assert [p.name for p in tmp_path.iterdir()] == ["x.h5"]
     with h5py.File(tmp_path / "x.h5", "r+") as file:
@@ -305,7 +322,8 @@ def test_parts_that_do_not_fit(tmp_path, name):
 
 
 def test_blocks_that_do_not_fit(tmp_path):
-    with pytest.raises(ValueError, match=r"x\.h5: image 1 has shape"): write_split(tmp_path / "x.h5", iter([FEATURES[:1], FEATURES[1:, :2]]), CAPTIONS, OWNER)
+    with pytest.raises(ValueError, match=r"x\.h5: image 1 has shape"):
+        write_split(tmp_path / "x.h5", iter([FEATURES[:1], FEATURES[1:, :2]]), CAPTIONS, OWNER)
     with pytest.raises(ValueError, match="no image to write"): write_split(tmp_path / "x.h5", iter([]), [], [])
     with pytest.raises(ValueError, match="a block of features has shape"): write_split(tmp_path / "x.h5", FEATURES[0], CAPTIONS, OWNER)
     assert list(tmp_path.iterdir()) == []
@@ -328,12 +346,14 @@ def test_an_h5_without_its_parts(tmp_path):
 # --- words
 
 def test_captions_of_unknown_words_only():
-    with pytest.raises(ValueError, match="toy, caption 5: caption of unknown words only: 'kite'"): CaptionPairs(toy(), Vocabulary(["a", "ball", "boat"]))
+    with pytest.raises(ValueError, match="toy, caption 5: caption of unknown words only: 'kite'"):
+        CaptionPairs(toy(), Vocabulary(["a", "ball", "boat"]))
 
 
 def test_a_vocabulary_of_another_data_set():
     assert check_vocabulary(toy(), VOCABULARY) == 0
-    with pytest.raises(ValueError, match="toy: the vocabulary does not know .*another data set"): check_vocabulary(toy(), Vocabulary(["ein", "hund", "dog"]))
+    with pytest.raises(ValueError, match="toy: the vocabulary does not know .*another data set"):
+        check_vocabulary(toy(), Vocabulary(["ein", "hund", "dog"]))
 
 
 def test_captions_are_encoded_once(monkeypatch):
@@ -343,7 +363,8 @@ def test_captions_are_encoded_once(monkeypatch):
     vocabulary.encode = lambda caption: calls.append(caption) or encode(caption)
     for epoch in range(3): batches(split, vocabulary, 4, epoch=epoch)
     assert len(calls) == len(CAPTIONS)
-    np.testing.assert_array_equal(split.encode(Vocabulary(["dog", *VOCABULARY.words[:1], *THINGS[:3], *THINGS[4:]]))[0][:2], [6, 5])   # another one is not confused
+    another = Vocabulary(["dog", *VOCABULARY.words[:1], *THINGS[:3], *THINGS[4:]])
+    np.testing.assert_array_equal(split.encode(another)[0][:2], [6, 5])
 
 
 # --- batches
@@ -355,7 +376,8 @@ def test_padding():
 
 
 def test_collate():
-    batch = collate([(FEATURES[0], np.array([4, 5]), 0, 0), (FEATURES[1][:1], np.array([4, 5, 6]), 1, 7), (FEATURES[0], np.array([9]), 0, 2)])
+    items = ((FEATURES[0], [4, 5], 0, 0), (FEATURES[1][:1], [4, 5, 6], 1, 7), (FEATURES[0], [9], 0, 2))
+    batch = collate([(regions, np.array(tokens), *rows) for regions, tokens, *rows in items])
     assert batch.features.dtype == torch.float32
     assert batch.mask.tolist() == [[True] * 3, [True, False, False], [True] * 3]
     assert batch.features[1, 1:].abs().max() == 0
@@ -436,7 +458,8 @@ def test_rows_travel_to_other_processes(tmp_path, layout):
     rows[0]                                                       # open here
     assert len(pickle.dumps(rows)) < 1000
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(rows))[2], FEATURES[2])
-    for index in (-1, slice(None), slice(1, 6, 2), slice(4, 99), [3, 0, 3], np.array([5])): np.testing.assert_array_equal(rows[index], FEATURES[index])
+    for index in (-1, slice(None), slice(1, 6, 2), slice(4, 99), [3, 0, 3], np.array([5])):
+        np.testing.assert_array_equal(rows[index], FEATURES[index])
     assert rows[[]].shape == (0, M, F)
     for index in (N, -N - 1):
         with pytest.raises(IndexError, match=f"of {N} in"): rows[index]

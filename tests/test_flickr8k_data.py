@@ -30,7 +30,8 @@ def folder(request, tmp_path_factory):
     home, out = Path(HOME), tmp_path_factory.mktemp("flickr8k") / "scan"
     if (home / "train_ims.npy").is_file(): head_of_scan(home, out, request.param)
     elif (home / "unpack.py").is_file():
-        subprocess.run([sys.executable, home / "unpack.py", out, "--limit", str(N), *["--duplicate"] * request.param], check=True, capture_output=True)
+        command = [sys.executable, home / "unpack.py", out, "--limit", str(N), *["--duplicate"] * request.param]
+        subprocess.run(command, check=True, capture_output=True)
     else: pytest.skip(f"{home} holds neither train_ims.npy nor unpack.py")
     return out
 
@@ -41,7 +42,8 @@ def test_five_captions_an_image(folder, split):
     assert found.n_images == N
     assert len(found) == 5 * N
     np.testing.assert_array_equal(found.image_of_caption, np.arange(5 * N) // 5)
-    rows, lines = np.load(folder / f"{split}_ims.npy", mmap_mode="r"), (folder / f"{split}_caps.txt").read_text(encoding="utf-8").split("\n")
+    rows = np.load(folder / f"{split}_ims.npy", mmap_mode="r")
+    lines = (folder / f"{split}_caps.txt").read_text(encoding="utf-8").split("\n")
     times = len(rows) // N
     for i in (0, 7, N - 1):
         np.testing.assert_array_equal(found.regions(i), rows[i * times])

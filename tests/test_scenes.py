@@ -17,9 +17,10 @@ import pytest
 from fastcore.docments import docments
 
 from cmr.world import scenes as world
-from cmr.world.scenes import (COLOURS, PART_OF_SPEECH, PATTERNS, PLACES, RELATIONS, SHAPES, SIZE, SIZES, Caption, Dice, Entry, Meaning, Scene, Thing, body,
-                        ceiling, draw, facts_of, fits, holds, is_true, load_entries, make_scene, make_split, outline, overlap, pose, save_entries,
-                        sentence, sheet, swap_colours, truth, turn_round, twin_accuracy, world_report)
+from cmr.world.scenes import (
+    COLOURS, PART_OF_SPEECH, PATTERNS, PLACES, RELATIONS, SHAPES, SIZE, SIZES, Caption, Dice, Entry, Meaning, Scene, Thing, body, ceiling,
+    draw, facts_of, fits, holds, is_true, load_entries, make_scene, make_split, outline, overlap, pose, save_entries, sentence, sheet,
+    swap_colours, truth, turn_round, twin_accuracy, world_report)
 
 RING = Thing("ring", "red", "large", "plain", 44, 64, 20)
 STAR = Thing("star", "blue", "small", "dotted", 44, 64, 9)
@@ -116,7 +117,7 @@ def test_every_relation_is_tried_both_ways():
 
 
 def test_laws_of_relations():
-    "Over hundreds of random pairs: who covers whom depends on the order, touching is mutual, places are one-way, what touches does not cover."
+    "Over hundreds of random pairs: who covers whom depends on the order, touching is mutual, places are one-way, a touch covers nothing."
     dice, seen = random.Random(0), Counter()
     for n in range(400):
         a, b = (replace(world.make_thing(Dice(f"{n}{k}")), x=dice.uniform(45, 83), y=dice.uniform(45, 83)) for k in "ab")
@@ -199,7 +200,8 @@ def random_meaning(r, scene):
 def is_true_slowly(meaning, scene):
     "All assignments of different things to the claims, one after the other."
     facts = set(scene.facts)
-    return any(all(fits(scene.things[k], c) for k, c in zip(chosen, meaning.things)) and all((q, chosen[i], chosen[j]) in facts for q, i, j in meaning.relations)
+    return any(all(fits(scene.things[k], c) for k, c in zip(chosen, meaning.things))
+               and all((q, chosen[i], chosen[j]) in facts for q, i, j in meaning.relations)
                for chosen in permutations(range(len(scene.things)), len(meaning.things)))
 
 
@@ -224,11 +226,13 @@ def test_claims_name_different_things():
 
 
 # what English means by each wording: the noun in front does it, or has it done to it; written down apart from the module's own table
-FRONT_DOES = {"touches": ["touches", "is touching", "meets"], "covers": ["covers", "partly covers", "partly hides"], "surrounds": ["surrounds", "encloses"],
+FRONT_DOES = {"touches": ["touches", "is touching", "meets"], "covers": ["covers", "partly covers", "partly hides"],
+              "surrounds": ["surrounds", "encloses"],
               "points at": ["points at", "is pointing at", "aims at"], "leans on": ["leans on", "leans against", "is leaning on"],
               "carries": ["carries", "holds"], "left of": ["is left of", "is to the left of"], "above": ["is above"]}
 FRONT_SUFFERS = {"touches": FRONT_DOES["touches"], "covers": ["is covered by", "is partly hidden by"],
-                 "surrounds": ["is surrounded by", "sits inside", "is inside"], "points at": ["is pointed at by"], "leans on": ["props up", "holds up"],
+                 "surrounds": ["is surrounded by", "sits inside", "is inside"], "points at": ["is pointed at by"],
+                 "leans on": ["props up", "holds up"],
                  "carries": ["stands on", "rests on", "sits on", "is carried by"], "left of": ["is right of", "is to the right of"],
                  "above": ["is below", "is beneath"]}
 
@@ -245,10 +249,13 @@ def test_words_have_the_direction_of_the_meaning(relation):
 
 def test_short_captions_read_back(split):
     "Of captions that consist of one fact, the words alone give the meaning again."
-    verbs = {verb: (relation, way) for way, table in ((True, FRONT_DOES), (False, FRONT_SUFFERS)) for relation in RELATIONS for verb in table[relation]}
-    pattern = re.compile(r"(?:here |in this picture |in the picture, )?(.*?) (" + "|".join(sorted(verbs, key=len, reverse=True)) + r") (.*?)\.?$")
+    tables = ((True, FRONT_DOES), (False, FRONT_SUFFERS))
+    verbs = {verb: (relation, forward) for forward, table in tables for relation in RELATIONS for verb in table[relation]}
+    longest_first = "|".join(sorted(verbs, key=len, reverse=True))
+    pattern = re.compile(rf"(?:here |in this picture |in the picture, )?(.*?) ({longest_first}) (.*?)\.?$")
     count = 0
-    for meaning, text in [(c.meaning, c.text) for e in split for c in e.captions if len(c.meaning.things) == 2 and len(c.meaning.relations) == 1]:
+    captions = [(c.meaning, c.text) for e in split for c in e.captions]
+    for meaning, text in [(m, text) for m, text in captions if len(m.things) == 2 and len(m.relations) == 1]:
         front, verb, back = pattern.fullmatch(text).groups()
         relation, forward = verbs[verb]
         assert relation == meaning.relations[0][0]
@@ -331,8 +338,9 @@ def test_twins_are_told_apart_by_their_captions_only(split):
     for a, b, colour in kinds(split):
         for mine, theirs in zip(a.captions, b.captions):
             assert not is_true(mine.meaning, b.scene) and not is_true(theirs.meaning, a.scene)
-            if colour: assert mine.meaning.relations == theirs.meaning.relations and mine.meaning.things != theirs.meaning.things
-            else: assert mine.meaning.things == theirs.meaning.things and mine.meaning.relations[0][1:] == theirs.meaning.relations[0][:0:-1]
+            m, t = mine.meaning, theirs.meaning
+            if colour: assert m.relations == t.relations and m.things != t.things
+            else: assert m.things == t.things and m.relations[0][1:] == t.relations[0][:0:-1]
 
 
 def test_the_table_sees_what_the_captions_of_twins_say(split, table):
@@ -347,7 +355,8 @@ def test_captions_that_fit_both_twins_are_refused():
     twin = swap_colours(SCENE, 0, 1)
     theirs = Meaning(((("colour", "blue"), ("shape", "ring")),), ())
     assert len(world.twin_captions(Dice(0), SCENE, twin, lambda dice: (only, theirs))) == 5
-    for pair in ((both, theirs), (only, both), (both, both), (theirs, only)): assert world.twin_captions(Dice(0), SCENE, twin, lambda dice, p=pair: p) is None
+    for pair in ((both, theirs), (only, both), (both, both), (theirs, only)):
+        assert world.twin_captions(Dice(0), SCENE, twin, lambda dice, p=pair: p) is None
 
 
 def test_swapping_twice_changes_nothing():
@@ -485,7 +494,8 @@ def test_saved_and_loaded(tmp_path):
     assert world_report(scores, path, progress=False) == world_report(scores, entries, progress=False)
 
 
-BAD = {"cut": lambda text: text[: len(text) // 2], "empty": lambda text: "", "no list": lambda text: "3", "other": lambda text: json.dumps([{"a": 1}]),
+BAD = {"cut": lambda text: text[: len(text) // 2], "empty": lambda text: "", "no list": lambda text: "3",
+       "other": lambda text: json.dumps([{"a": 1}]),
        "unknown field": lambda text: text.replace('"colour"', '"color"', 1), "words": lambda text: json.dumps([["a"]])}
 
 
@@ -517,7 +527,8 @@ def test_sheet(split):
 
 # how it is written
 
-def exported(): return [(name, f) for name, f in vars(world).items() if inspect.isfunction(inspect.unwrap(f)) and f.__module__ == world.__name__]
+def exported():
+    return [(name, f) for name, f in vars(world).items() if inspect.isfunction(inspect.unwrap(f)) and f.__module__ == world.__name__]
 
 
 def test_functions_are_short_and_explained():

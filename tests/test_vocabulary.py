@@ -11,7 +11,8 @@ CAPTIONS = ["A dog runs.", "A dog, a ball!", "The dog's ball"]
 
 def published(*words, **changes):
     ordered = [*MARKS, *words]
-    return {"word2idx": {w: i for i, w in enumerate(ordered)}, "idx2word": {str(i): w for i, w in enumerate(ordered)}, "idx": len(ordered), **changes}
+    word2idx, idx2word = {w: i for i, w in enumerate(ordered)}, {str(i): w for i, w in enumerate(ordered)}
+    return {"word2idx": word2idx, "idx2word": idx2word, "idx": len(ordered), **changes}
 
 
 @pytest.mark.parametrize(("caption", "tokens"), [
@@ -137,7 +138,8 @@ def test_a_write_broken_off_keeps_the_old_file(tmp_path, monkeypatch):
     Vocabulary(["dog"]).save(path)
     def full(*_): raise OSError(28, "No space left on device")
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match=r"vocab\.json: No space left on device; what was there before is still whole"): Vocabulary(["cat"]).save(path)
+    with pytest.raises(OSError, match=r"vocab\.json: No space left on device; what was there before is still whole"):
+        Vocabulary(["cat"]).save(path)
     assert Vocabulary.load(path) == Vocabulary(["dog"])
     assert [p.name for p in tmp_path.iterdir()] == ["vocab.json"]
 

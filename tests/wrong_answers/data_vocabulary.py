@@ -39,7 +39,7 @@ WRONG = {
     return sorted(n)[:k]"""],  # by the alphabet alone
     "tokenize_sentences": ["def tokenize_sentences(caption): return tokenize(caption)",
                            """def tokenize_sentences(caption):
-    return [token for part in caption.split(".") if part.strip() for token in [*tokenize(part), "."]]""",  # every full stop, and one too many
+    return [token for part in caption.split(".") if part.strip() for token in [*tokenize(part), "."]]""",  # full stops only
                            """import re
 def tokenize_sentences(caption):
     return [token for part in re.split(r"[.!?]\\s+", caption.strip()) for token in tokenize(part)]"""],  # the marks are lost

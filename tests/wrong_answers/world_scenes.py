@@ -1,9 +1,11 @@
 "Typical wrong answers to the exercises of the workshop notebook on scenes."
 
 WRONG = {
-    "false_negatives": ["def false_negatives(table, image_of_caption): return int(table.sum())",  # the own pictures counted too
-                        "def false_negatives(table, image_of_caption): return int(table.sum() - len(table))",  # one own caption for each picture
-                        "def false_negatives(table, image_of_caption): return int((table.sum(0) > 1).sum())"],  # captions, not pairs
+    "false_negatives": [
+        "def false_negatives(table, image_of_caption): return int(table.sum())",  # the own pictures counted too
+        "def false_negatives(table, image_of_caption): return int(table.sum() - len(table))",  # one own caption for each picture
+        "def false_negatives(table, image_of_caption): return int((table.sum(0) > 1).sum())",  # captions, not pairs
+    ],
     "between": ["""def between(a, b, c):
     u, v = np.array([c.x - a.x, c.y - a.y]), np.array([b.x - a.x, b.y - a.y])
     share = (u @ v) / (u @ u)
