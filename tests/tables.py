@@ -52,7 +52,7 @@ def seconds(paths: list[Path]) -> dict[str, float]:
     found = {}
     for path in paths:
         clock = time.perf_counter()
-        subprocess.run([Path(sys.executable).parent / "nbdev-test", "--path", str(path), "--n-workers", "0"], cwd=ROOT, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        subprocess.run([Path(sys.executable).parent / "nbdev-test", str(path), "--n-workers", "0"], cwd=ROOT, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         found[name(path)] = round(time.perf_counter() - clock, 1)
         print(f"{name(path):32} {found[name(path)]:6.1f} s", file=sys.stderr)
     return found

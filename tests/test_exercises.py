@@ -1,5 +1,6 @@
 "Every exercise of every notebook: its stub lets the notebook run on, its solution is right, nonsense and typical wrong answers get the hint."
 
+import __future__
 import ast
 import contextlib
 import dis
@@ -161,7 +162,7 @@ def run(source, namespace, name):
     plt.switch_backend("Agg")
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        exec(compile(source, name, "exec"), namespace)  # noqa: S102 (the project's own notebooks)
+        exec(compile(source, name, "exec", flags=__future__.annotations.compiler_flag), namespace)  # noqa: S102 (the project's own notebooks)
     plt.close("all")
     return said.getvalue()
 
