@@ -6,9 +6,9 @@
 __all__ = ['WINDOW', 'STRIDE', 'LEVELS', 'REGIONS', 'NAMES', 'WEIGHTS', 'as_input', 'pyramid', 'windows_across', 'grid_boxes',
            'cut_windows', 'Detector', 'box_iou', 'thing_boxes', 'frame_quality', 'label_windows', 'pick_windows',
            'sample_crops', 'detector_loss', 'train_detector', 'save_detector', 'load_detector', 'keep_best',
-           'box_geometry', 'encode_pictures', 'name_regions', 'write_scenes', 'make_scenes']
+           'box_geometry', 'encode_pictures', 'name_regions', 'write_scenes', 'make_scenes', 'fewer_scenes']
 
-# %% ../../nbs/world/regions.ipynb #3ec3913f
+# %% ../../nbs/world/regions.ipynb #fd9e2cd8
 from importlib.resources import files
 from pathlib import Path
 from typing import cast
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from ..data.datasets import write_split
+from ..data.datasets import open_split, write_split
 from ..files import atomic_write
-from .scenes import COLOURS, PATTERNS, SHAPES, SIZE, SIZES, Scene, draw, make_split, save_entries
+from .scenes import COLOURS, PATTERNS, SHAPES, SIZE, SIZES, Scene, draw, load_entries, make_split, save_entries
 
 # %% ../../nbs/world/regions.ipynb #a256d448
 WINDOW, STRIDE, LEVELS = 24, 4, (1, 1.5, 2)     # pixels of a crop; grid step; how many times each level shrinks the picture
@@ -340,3 +340,22 @@ def make_scenes(
     "Draw the built-in world and encode it: {split}.h5, {split}_pictures.npy and {split}_scenes.json for each split."
     counts, detector = counts or {"train": 3000, "dev": 500, "test": 500}, load_detector()
     return [write_scenes(Path(folder), split, count, seed, detector, progress) for split, count in counts.items()]
+
+# %% ../../nbs/world/regions.ipynb #6924d253
+def fewer_scenes(
+    source: str | Path,      # a folder that `make_scenes` wrote
+    out: str | Path,         # another one
+    counts: dict[str, int],  # pictures of each split, at most as many as there are
+) -> None:
+    "Copy a smaller world out of a larger one, a third of it in pairs of twins as before."
+    for split, n in counts.items():
+        whole, entries = open_split(source, split), load_entries(Path(source) / f"{split}_scenes.json")
+        twins, all_twins = n // 3 // 2 * 2, len(entries) // 3 // 2 * 2
+        keep = [*range(twins), *range(all_twins, all_twins + n - twins)]
+        captions = [c.text for i in keep for c in entries[i].captions]
+        image_of_caption = np.repeat(np.arange(n), [len(entries[i].captions) for i in keep])
+        ids, path = [whole.ids[i] for i in keep], Path(out) / f"{split}.h5"
+        write_split(path, whole.features[keep], captions, image_of_caption, ids, whole.boxes[keep])
+        save_entries([entries[i] for i in keep], Path(out) / f"{split}_scenes.json")
+        drawn = np.load(Path(source) / f"{split}_pictures.npy", mmap_mode="r", allow_pickle=False)
+        with atomic_write(Path(out) / f"{split}_pictures.npy") as partial, open(partial, "wb") as file: np.save(file, drawn[keep])
