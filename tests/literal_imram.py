@@ -127,9 +127,9 @@ def released_imram(state, features, captions, steps, direction, lam, renormalise
     for tokens in captions:
         words = released_caption(state, tokens)[None].expand(len(images), -1, -1)
         total = 0
-        for name, side in (("t2i", "text"), ("i2t", "image")):
-            if direction not in (side, "full"): continue
-            query, context = (words, images) if side == "text" else (images, words)
+        for name, asks in (("t2i", "text"), ("i2t", "image")):
+            if direction not in (asks, "full"): continue
+            query, context = (words, images) if asks == "text" else (images, words)
             original, scores = query, []
             for _ in range(steps):
                 found = released_attention(query, context, lam)

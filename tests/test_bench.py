@@ -9,13 +9,13 @@ from pathlib import Path
 import literal_imram
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
-
 from benchmarks import measure, rows, run
 from benchmarks.literal import literal, literal_camp
 from benchmarks.operations import camp_pair_operations, camp_side_operations, operations, pair_operations, side_operations
 from benchmarks.report import BARS, check_bars, ratio
 from benchmarks.rows import MODELS, Row, all_rows, bar_rows, chosen, with_compiled
+from torch.utils.flop_counter import FlopCounterMode
+
 from cmr.camp import CAMP
 from cmr.encoders import Fragments
 from cmr.fast import plan, training_scores

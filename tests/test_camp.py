@@ -8,7 +8,18 @@ import torch
 
 from cmr.aggregation import MessageAggregation
 from cmr.camp import (
-    ABLATIONS, CAMP, FORM, FragmentPooling, Matching, ablation, complete_form, form_modules, fragment_gates, mean_gates, pair_gates, pair_vectors,
+    ABLATIONS,
+    CAMP,
+    FORM,
+    FragmentPooling,
+    Matching,
+    ablation,
+    complete_form,
+    form_modules,
+    fragment_gates,
+    mean_gates,
+    pair_gates,
+    pair_vectors,
 )
 from cmr.data import Vocabulary
 from cmr.encoders import Fragments

@@ -1,6 +1,7 @@
 "Every exercise of every notebook: its stub lets the notebook run on, its solution is right, nonsense and typical wrong answers get the hint."
 
 import __future__
+
 import ast
 import contextlib
 import dis
@@ -16,8 +17,8 @@ from types import CodeType, ModuleType
 
 import matplotlib.pyplot as plt
 import pytest
-
-from tables import COURSE, WORKSHOP, name as notebook_name
+from tables import COURSE, WORKSHOP
+from tables import name as notebook_name
 
 from cmr.matcher import MODELS
 

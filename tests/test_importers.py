@@ -10,7 +10,6 @@ from test_data import FEATURES, N, same, write_scan
 
 from cmr.data import convert, open_split, read_karpathy
 
-
 # --- the SCAN layout
 
 def test_the_converter_finds_damage_where_the_quick_look_does_not(tmp_path):

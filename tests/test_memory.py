@@ -4,7 +4,7 @@ import literal_imram as literal
 import pytest
 import torch
 
-from cmr.memory import MEMORIES, Add, Att, Distill, Gate, MLP, memory, of_both
+from cmr.memory import MEMORIES, MLP, Add, Att, Distill, Gate, memory, of_both
 
 
 def parts(name, d=4, seed=0):

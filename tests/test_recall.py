@@ -180,21 +180,20 @@ def test_as_array_copies_nothing():
 
 
 FULL_SIZE = """
-import resource, time
+import resource
 import numpy as np, torch
 from cmr.recall import report
 scores = np.random.default_rng(0).standard_normal((5000, 25000), dtype=np.float32)
 report(scores[:100, :500], np.arange(500) // 5)
-before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for folds in (1, 5): found = report(torch.from_numpy(scores), np.arange(25000) // 5, folds)
-print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read as Linux gives it")
 def test_full_size():
-    "5,000 x 25,000: under 60 s and 2 GB beside the matrix (0.3 s and 0.02 GB when this was written)."
+    "5,000 x 25,000: under 2 GB beside the matrix (0.02 GB, and 0.3 s, when this was written)."
     done = subprocess.run([sys.executable, "-c", FULL_SIZE], capture_output=True, text=True, check=True,
                           env={**os.environ, "OMP_NUM_THREADS": "2"})
-    seconds, kilobytes = map(float, done.stdout.split())
-    assert seconds < 60 and kilobytes < 2e6
+    assert float(done.stdout) < 2e6

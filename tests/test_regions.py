@@ -1,5 +1,7 @@
 "Regions: windows, network, labels, suppression, encoding, weights; each against something literal or worked by hand."
 
+import copy
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -100,8 +102,9 @@ def test_a_window_sees_its_box_and_nothing_else(grid, detector, window):
     elsewhere, corner = x.clone(), x.clone()
     elsewhere[:, :, outside] = torch.rand(3, int(outside.sum()))
     corner[:, :, y1:y1 + 4, x1:x1 + 4] = 1 - corner[:, :, y1:y1 + 4, x1:x1 + 4]
-    with torch.no_grad(): before, apart, inside = (detector.slide(p)[0][0, window] for p in (x, elsewhere, corner))
-    assert torch.allclose(before, apart, atol=1e-5)
+    exact = copy.deepcopy(detector).double()
+    with torch.no_grad(): before, apart, inside = (exact.slide(p.double())[0][0, window] for p in (x, elsewhere, corner))
+    assert torch.allclose(before, apart, atol=1e-10)
     assert (before - inside).abs().max() > 1e-4
 
 

@@ -18,9 +18,42 @@ from fastcore.docments import docments
 
 from cmr.world import scenes as world
 from cmr.world.scenes import (
-    COLOURS, PART_OF_SPEECH, PATTERNS, PLACES, RELATIONS, SHAPES, SIZE, SIZES, Caption, Dice, Entry, Meaning, Scene, Thing, body, ceiling,
-    draw, facts_of, fits, holds, is_true, load_entries, make_scene, make_split, outline, overlap, pose, save_entries, sentence, sheet,
-    swap_colours, truth, turn_round, twin_accuracy, world_report)
+    COLOURS,
+    PART_OF_SPEECH,
+    PATTERNS,
+    PLACES,
+    RELATIONS,
+    SHAPES,
+    SIZE,
+    SIZES,
+    Caption,
+    Dice,
+    Entry,
+    Meaning,
+    Scene,
+    Thing,
+    body,
+    ceiling,
+    draw,
+    facts_of,
+    fits,
+    holds,
+    is_true,
+    load_entries,
+    make_scene,
+    make_split,
+    outline,
+    overlap,
+    pose,
+    save_entries,
+    sentence,
+    sheet,
+    swap_colours,
+    truth,
+    turn_round,
+    twin_accuracy,
+    world_report,
+)
 
 RING = Thing("ring", "red", "large", "plain", 44, 64, 20)
 STAR = Thing("star", "blue", "small", "dotted", 44, 64, 9)

@@ -113,12 +113,13 @@ def test_cut_off_and_gone_on_with(sides, after, error, tmp_path):
 
 
 def test_less_or_more_memory_the_second_time(sides, tmp_path):
-    whole = score_all(imram(), *sides)
+    sides, imram_f64 = [side.to(torch.float64) for side in sides], lambda: imram().double()
+    whole = score_all(imram_f64(), *sides).float()
     for k, bound in enumerate((40_000, 10**9)):
         out = tmp_path / f"{k}.npy"
-        with pytest.raises(Stop): score_all(stops(imram(), 3), *sides, max_bytes=SMALL, out=out)
+        with pytest.raises(Stop): score_all(stops(imram_f64(), 3), *sides, max_bytes=2 * SMALL, out=out)
         tile = notes(out)["tile"]
-        assert torch.allclose(score_all(imram(), *sides, max_bytes=bound, out=out), whole, atol=1e-5)
+        assert torch.allclose(score_all(imram_f64(), *sides, max_bytes=2 * bound, out=out), whole, atol=1e-6)  # one rounding to float32
         assert notes(out)["tile"] == tile
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # where `benchmarks` is found
 
 import torch
+
 from benchmarks.report import table
 from benchmarks.rows import all_rows, bar_rows, chosen, with_compiled
 from benchmarks.run import bench

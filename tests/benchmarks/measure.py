@@ -12,8 +12,10 @@ from pathlib import Path
 
 import psutil
 import torch
+
 from benchmarks.operations import operations
 from benchmarks.rows import REGIONS, SCORES, Row, make_fragments, make_model, products_in, work
+
 
 def timed(task: Callable, device: str) -> float:
     "Seconds of one call; on a GPU, until it is done."

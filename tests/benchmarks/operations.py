@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from benchmarks.rows import REGION_DIM, REGIONS, WORD_DIM, Row, word_counts
-
 from cmr.imram import DIRECTIONS
+
 
 def pair_operations(m: int, n: int, d: int, steps: int, direction: str, variant: str = "engine") -> int:
     "Operations of one pair of m regions and n words (a multiplication and an addition are two)."

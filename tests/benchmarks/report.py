@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.measure import gigabytes
-
 from cmr.files import atomic_write
 
 BARS = (  # what, device, row, measure, bound

@@ -9,15 +9,16 @@ from fnmatch import fnmatch
 from functools import cache
 
 import torch
-from benchmarks.literal import literal, literal_camp
 from torch import Tensor
 
+from benchmarks.literal import literal, literal_camp
 from cmr.camp import CAMP
 from cmr.encoders import Fragments
 from cmr.fast import engine, training_scores
 from cmr.imram import DIRECTIONS, IMRAM
 from cmr.matcher import Matcher
 from cmr.similarity import l2_normalize
+
 
 @cache
 def compiled_scores() -> Callable:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from tqdm.auto import tqdm
+
 from benchmarks.measure import measure_peak, product_rate, time_row
 from benchmarks.operations import operations
 from benchmarks.report import check_bars, write
 from benchmarks.rows import Row
-from tqdm.auto import tqdm
-
 from cmr.training.compare import machine
 
 
