@@ -95,7 +95,8 @@ def save(
 ) -> None:
     "Write config.json, vocab.json and model.safetensors, all or none. ValueError for another vocabulary, OSError naming the folder."
     if len(vocabulary) != model.vocab_size:
-        raise ValueError(f"the vocabulary has {len(vocabulary)} words, this model was built for {model.vocab_size}: save the one it was trained with")
+        raise ValueError(f"the vocabulary has {len(vocabulary)} words, this model was built for {model.vocab_size}: "
+                         "save the one it was trained with")
     remove_partial_files(folder)
     try: write_model(model, folder, vocabulary)
     except OSError as problem:
@@ -123,8 +124,8 @@ def fetch(
 def read_config(folder: Path) -> dict:
     "config.json of a saved model. FileNotFoundError says what belongs into the folder, ValueError names the file where it is damaged."
     missing = [name for name in FILES[:2] if not (folder / name).is_file()]
-    if missing: raise FileNotFoundError(f"no saved model in {folder}: {' and '.join(missing)} not there. Expected config.json, model.safetensors "
-                                        "and vocab.json, as `cmr train` and cmr.save write them")
+    if missing: raise FileNotFoundError(f"no saved model in {folder}: {' and '.join(missing)} not there. Expected config.json, "
+                                        "model.safetensors and vocab.json, as `cmr train` and cmr.save write them")
     try: config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as problem: raise ValueError(f"{folder / 'config.json'} is damaged ({problem}): copy the folder again") from problem
     if not isinstance(config, dict) or "matcher" not in config:
@@ -138,21 +139,24 @@ def read_weights(
 ) -> Matcher:       # the same model, in the dtype of the weights
     "Load weights. ValueError names the file where it is cut short or holds another model's weights."
     try: state = safetensors.torch.load_file(path)
-    except SafetensorError as problem: raise ValueError(f"{path} is damaged or cut short ({problem}): copy it again or take another checkpoint") from problem
+    except SafetensorError as problem:
+        raise ValueError(f"{path} is damaged or cut short ({problem}): copy it again or take another checkpoint") from problem
     try: model.load_state_dict(state)
-    except RuntimeError as problem: raise ValueError(f"{path} holds weights of another model than config.json beside it describes: {problem}") from problem
+    except RuntimeError as problem:
+        raise ValueError(f"{path} holds weights of another model than config.json beside it describes: {problem}") from problem
     return model.to(next(x.dtype for x in state.values() if x.is_floating_point()))
 
 
 def read_vocabulary(folder: Path, model: Matcher) -> Vocabulary:
     "vocab.json of a saved model. FileNotFoundError, or ValueError where it is not the one that the model was saved with."
     path = folder / "vocab.json"
-    if not path.is_file(): raise FileNotFoundError(f"no {path}: without its vocabulary the model cannot read captions; copy the vocab.json it was saved with")
+    if not path.is_file(): raise FileNotFoundError(f"no {path}: without its vocabulary the model cannot read captions; "
+                                                   "copy the vocab.json it was saved with")
     vocabulary = Vocabulary.load(path)
     with safe_open(folder / "model.safetensors", "pt") as weights: expected = (weights.metadata() or {}).get("vocabulary")
     if len(vocabulary) != model.vocab_size or expected not in (None, vocabulary_digest(vocabulary)):
-        raise ValueError(f"{path} ({len(vocabulary)} words) is not the vocabulary that the model ({model.vocab_size} words) was trained with: "
-                         "copy the vocab.json that was saved with model.safetensors")
+        raise ValueError(f"{path} ({len(vocabulary)} words) is not the vocabulary that the model ({model.vocab_size} words) "
+                         "was trained with: copy the vocab.json that was saved with model.safetensors")
     return vocabulary
 
 

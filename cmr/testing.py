@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, distributed
+from torch.nn.functional import pad
 
 from cmr.data.datasets import Batch
 from cmr.data.vocabulary import Vocabulary
@@ -70,10 +71,13 @@ def check_shapes(model: Matcher, example: Example) -> None:
     "Encoders give Fragments, `score` gives a finite (I, C)."
     images, captions = example.encoded(model)
     for name, side in (("encode_images", images), ("encode_captions", captions)):
-        need(isinstance(side, Fragments) and len(side) == 6, f"{name} must give Fragments with a row for each item; it gave {type(side).__name__}")
-        need(not side.values[~side.mask].any(), f"{name} must leave zeros where mask is False: whoever sums over all fragments would count padding")
+        need(isinstance(side, Fragments) and len(side) == 6,
+             f"{name} must give Fragments with a row for each item; it gave {type(side).__name__}")
+        need(not side.values[~side.mask].any(),
+             f"{name} must leave zeros where mask is False: whoever sums over all fragments would count padding")
     scores = model.score(images[:2], captions)
-    need(tuple(scores.shape) == (2, 6), f"score must give a row for each image and a column for each caption: (2, 6) here, not {tuple(scores.shape)}")
+    need(tuple(scores.shape) == (2, 6),
+         f"score must give a row for each image and a column for each caption: (2, 6) here, not {tuple(scores.shape)}")
     need(bool(scores.isfinite().all()), "score gives NaN or infinity: look for a division by a length of zero, or a softmax over nothing")
 
 
@@ -81,22 +85,26 @@ def check_padding(model: Matcher, example: Example) -> None:
     "What stands behind a row's last region or word, or in a hole of the mask, changes no score."
     scores, (f, mask, tokens, lengths) = example.scores(model), example
     noisy = torch.where(mask[..., None], f, torch.full_like(f, 3.5))
-    need(near(Example(noisy, mask, tokens, lengths).scores(model), scores), "a region that the mask calls padding changes the scores: mask it in every sum, mean, softmax and maximum")
-    wider = Example(torch.nn.functional.pad(f, (0, 0, 0, 3)), torch.nn.functional.pad(mask, (0, 3)), torch.nn.functional.pad(tokens, (0, 2)), lengths)
+    need(near(Example(noisy, mask, tokens, lengths).scores(model), scores),
+         "a region that the mask calls padding changes the scores: mask it in every sum, mean, softmax and maximum")
+    wider = Example(pad(f, (0, 0, 0, 3)), pad(mask, (0, 3)), pad(tokens, (0, 2)), lengths)
     need(near(wider.scores(model), scores), "more padding changes the scores: nothing may depend on how wide a batch happens to be")
     images, captions = example.encoded(model)
-    for words in (captions, Fragments(-captions.values, captions.mask)):  # fresh words are all alike: turned round, none finds a region that fits
+    for words in (captions, Fragments(-captions.values, captions.mask)):  # turned round, no word finds a region that fits
         with torch.no_grad():
             whole, found = model.score(images, words), model.score(images.padded(9), words.padded(9))
-            alone = torch.stack([torch.cat([model.score(images[i].trimmed(), words[c].trimmed())[:, 0] for c in range(6)]) for i in range(6)])
-        need(near(alone, whole), "a pair alone, without padding, has another score than in a batch: `score` has to look at the masks of both sides")
+            alone = torch.stack([torch.cat([model.score(images[i].trimmed(), words[c].trimmed())[:, 0]
+                                            for c in range(6)]) for i in range(6)])
+        need(near(alone, whole),
+             "a pair alone, without padding, has another score than in a batch: `score` has to look at the masks of both sides")
         need(near(found, whole), "padding of encoded fragments changes the scores: `score` has to look at the masks of both sides")
 
 
 def check_order(model: Matcher, example: Example) -> None:
     "Rows know nothing of each other: another order, or fewer of them, gives the same scores."
     rows, scores = [4, 0, 5, 2], example.scores(model)
-    need(near(example.rows(rows).scores(model), scores[rows][:, rows]), "the order of the batch, or who else is in it, changes the scores: no row may depend on others")
+    need(near(example.rows(rows).scores(model), scores[rows][:, rows]),
+         "the order of the batch, or who else is in it, changes the scores: no row may depend on others")
 
 
 def check_tiles(model: Matcher, example: Example) -> None:
@@ -118,9 +126,11 @@ def gradients(model: Matcher, example: Example, engine: bool) -> list[Tensor]:
 def check_gradient(model: Matcher, example: Example) -> None:
     "The gradient is finite, and the sparse backward pass gives the one that plain autograd gives."
     plain, sparse = (gradients(model, example, engine) for engine in (False, True))
-    need(all(bool(g.isfinite().all()) for g in plain), "a gradient is NaN or infinite: look for a square root, norm or division at zero (one region of the example is zero)")
+    need(all(bool(g.isfinite().all()) for g in plain),
+         "a gradient is NaN or infinite: look for a square root, norm or division at zero (one region of the example is zero)")
     need(any(bool(g.any()) for g in plain), "no weight gets a gradient: is `score` detached, or computed under no_grad?")
-    need(all(near(a, b) for a, b in zip(sparse, plain, strict=True)), "the sparse backward pass gives another gradient than plain autograd: `logits` of a pair must not depend on other pairs")
+    need(all(near(a, b) for a, b in zip(sparse, plain, strict=True)),
+         "the sparse backward pass gives another gradient than plain autograd: `logits` of a pair must not depend on other pairs")
 
 
 def check_saving(model: Matcher, example: Example) -> None:
@@ -129,9 +139,11 @@ def check_saving(model: Matcher, example: Example) -> None:
     with tempfile.TemporaryDirectory() as folder:
         save(model, vocabulary, folder)
         copy = type(model).from_pretrained(folder)
-        need(near(example.scores(copy), example.scores(model)), "loaded again it gives other scores: is there state outside of parameters and buffers, or an argument that json cannot hold?")
+        need(near(example.scores(copy), example.scores(model)),
+             "loaded again it gives other scores: is there state outside of parameters and buffers, or an argument that json cannot hold?")
         try: load(folder)
-        except ValueError as problem: need("unknown model" not in str(problem), "cmr.load does not find it by name: put @register above the class")
+        except ValueError as problem:
+            need("unknown model" not in str(problem), "cmr.load does not find it by name: put @register above the class")
 
 
 def check_bf16(model: Matcher, example: Example) -> None:
@@ -139,15 +151,18 @@ def check_bf16(model: Matcher, example: Example) -> None:
     exact, short = example.scores(model), Example(example.features.float(), *example[1:])
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16): found = model.float().score(*short.encoded(model))
     model.double()
-    need(found.dtype == torch.float32, f"under autocast score gives {found.dtype}: take sums over features in float32 (cmr.similarity.wide)")
-    need(near(found.double(), exact, .05), "under autocast to bfloat16 the scores are far from the exact ones: take sums in float32 (cmr.similarity.wide)")
+    need(found.dtype == torch.float32,
+         f"under autocast score gives {found.dtype}: take sums over features in float32 (cmr.similarity.wide)")
+    need(near(found.double(), exact, .05),
+         "under autocast to bfloat16 the scores are far from the exact ones: take sums in float32 (cmr.similarity.wide)")
 
 
 def one_process(rank: int, world_size: int, file: str, model: Matcher, example: Example, queue) -> None:
     "One of some processes that share a batch: puts the gradients it ends with into a queue, or what went wrong."
     torch.set_num_threads(1)
     try:
-        distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world_size, timeout=timedelta(seconds=60))
+        distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world_size,
+                                       timeout=timedelta(seconds=60))
         part = example.rows(slice(rank * 3, rank * 3 + 3))
         everything = Batch(*part, torch.arange(rank * 3, rank * 3 + 3), torch.arange(3))
         scores, same = batch_scores(model, everything)
@@ -167,14 +182,17 @@ def check_two_processes(model: Matcher, example: Example) -> None:
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
         queue = context.Queue()
-        processes = [context.Process(target=one_process, args=(rank, 2, str(Path(folder) / "store"), model, example, queue)) for rank in (0, 1)]
+        shared = 2, str(Path(folder) / "store"), model, example, queue
+        processes = [context.Process(target=one_process, args=(rank, *shared)) for rank in (0, 1)]
         for process in processes: process.start()
         found = [queue.get(timeout=120) for _ in processes]
         for process in processes: process.join()
     for result in found:
         need(not isinstance(result, str), f"two processes that share a batch fail: {result}")
-        trained = [torch.zeros_like(p) if g is None else torch.tensor(g, dtype=p.dtype).view_as(p) for g, p in zip(result, model.parameters()) if p.requires_grad]
-        need(all(near(a, b) for a, b in zip(trained, plain, strict=True)), "two processes that share a batch get another gradient than one that has it all")
+        pairs = [(g, p) for g, p in zip(result, model.parameters()) if p.requires_grad]
+        trained = [torch.zeros_like(p) if g is None else torch.tensor(g, dtype=p.dtype).view_as(p) for g, p in pairs]
+        need(all(near(a, b) for a, b in zip(trained, plain, strict=True)),
+             "two processes that share a batch get another gradient than one that has it all")
 
 
 CHECKS: dict[str, Callable[[Matcher, Example], None]] = {
@@ -201,5 +219,6 @@ def check_matcher(
         try: CHECKS[name](small_model(cls, **arguments), make_example())
         except Exception as problem:  # noqa: BLE001  whatever a matcher raises is what its author wants to read
             problems.append(f"{name}: {problem if isinstance(problem, AssertionError) else f'{type(problem).__name__}: {problem}'}")
-    if problems: raise AssertionError(f"{cls.__name__} has {len(problems)} of {len(names)} problems:\n" + "\n".join(f"- {problem}" for problem in problems))
+    said = "\n".join(f"- {problem}" for problem in problems)
+    if problems: raise AssertionError(f"{cls.__name__} has {len(problems)} of {len(names)} problems:\n{said}")
     return names
