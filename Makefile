@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: quickstart test lab data notebooks clean help
+.PHONY: quickstart test lab data notebooks tables benchmarks clean help
 
 help:            ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/ -/'
@@ -27,16 +28,22 @@ quickstart: $(BIN)/cmr data ## install, make the data, train IMRAM, print R@K, w
 	@echo "The curves of loss and recall are in runs/quickstart/curves.png"
 
 test: $(BIN)/cmr data       ## install, run every notebook, then pytest
-	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/nbdev-test --n-workers 2
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -q tests
 
 lab: $(BIN)/cmr data        ## open the course in JupyterLab
 	$(BIN)/jupyter lab nbs
 
 notebooks: $(BIN)/cmr data  ## run the notebooks and write their outputs and the package
 	$(BIN)/nbdev-export
-	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --save
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/nbdev-test --n-workers 2 --save
 	$(BIN)/nbdev-clean
+
+tables: $(BIN)/cmr data     ## run each notebook alone, and write the tables of docs/results.md and README.md
+	$(BIN)/python tests/tables.py --seconds --write
+
+benchmarks: $(BIN)/cmr      ## speed and memory of the engine against the published way of computing
+	$(BIN)/python tests/benchmarks --quick
 
 clean:           ## remove what was built, not the data or the runs
 	rm -rf $(VENV) build dist *.egg-info
