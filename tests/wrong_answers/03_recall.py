@@ -47,20 +47,6 @@ WRONG = {
         "def text_luck(C, n, k):\n    from math import comb\n    return 1 - comb(C - n, k) / comb(C, k)",
         # the chance to miss
         "def text_luck(C, n, k):\n    from math import comb\n    return 100 * comb(C - n, k) / comb(C, k)"],
-    "expected_ranks": [
-        "def expected_ranks(scores, image_of_caption): return ranks(scores, image_of_caption)[1].astype(float)",
-        # the right answer ties with itself
-        """def expected_ranks(scores, image_of_caption):
-    own = scores[image_of_caption, np.arange(len(image_of_caption))]
-    return (scores > own).sum(axis=0) + (scores == own).sum(axis=0) / 2""",
-        # ties are forgiven
-        """def expected_ranks(scores, image_of_caption):
-    own = scores[image_of_caption, np.arange(len(image_of_caption))]
-    return (scores > own).sum(axis=0).astype(float)""",
-        # along the rows
-        """def expected_ranks(scores, image_of_caption):
-    own = scores[image_of_caption, np.arange(len(image_of_caption))]
-    return (scores > own).sum(axis=1) + ((scores == own).sum(axis=1) - 1) / 2"""],
     "forgiving_ranks": [
         # true pictures count against each other
         """def forgiving_ranks(scores, true):
