@@ -152,7 +152,7 @@ def read_vocabulary(folder: Path, model: Matcher) -> Vocabulary:
     path = folder / "vocab.json"
     if not path.is_file(): raise FileNotFoundError(f"no {path}: without its vocabulary the model cannot read captions; "
                                                    "copy the vocab.json it was saved with")
-    vocabulary = Vocabulary.load(path)
+    vocabulary = model.vocabulary_class.load(path)
     with safe_open(folder / "model.safetensors", "pt") as weights: expected = (weights.metadata() or {}).get("vocabulary")
     if len(vocabulary) != model.vocab_size or expected not in (None, vocabulary_digest(vocabulary)):
         raise ValueError(f"{path} ({len(vocabulary)} words) is not the vocabulary that the model ({model.vocab_size} words) "
