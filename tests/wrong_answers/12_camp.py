@@ -1,0 +1,21 @@
+"Typical wrong answers to the exercises of chapter 12."
+
+WRONG = {
+    "pooled": ["def pooled(F, W, mask): return (F @ W / len(W) ** .5).softmax(0) @ F",
+               "def pooled(F, W, mask): return ((F @ W / len(W) ** .5).softmax(0) * mask) @ F",
+               "def pooled(F, W, mask): return (F @ W).masked_fill(~mask, -torch.inf).softmax(0) @ F"],
+    "yes_and_no": ["""def yes_and_no(logits, matching):
+    yes = (logits > .5).float()
+    return yes[matching].mean().item(), yes[~matching].mean().item()""",
+                   """def yes_and_no(logits, matching):
+    yes = (logits.sigmoid() > .5).float()
+    return (yes * matching).mean().item(), ((1 - yes) * ~matching).mean().item()"""],
+    "rerank": ["""def rerank(model, images, captions, cheap, k):
+    best = []
+    for c in range(len(captions)):
+        chosen = cheap[:, c].topk(k).indices
+        best.append(model.score(images[chosen], captions[c])[:, 0].argmax())  # its number among the chosen
+    return torch.stack(best)""",
+               "def rerank(model, images, captions, cheap, k): return cheap.argmax(0)",
+               "def rerank(model, images, captions, cheap, k): return model.score(images, captions).argmax(0)"],
+}
