@@ -32,21 +32,4 @@ WRONG = {
                     """def score_after(model, images, captions, k):
     return direction_scores(model.ram['text'], images, captions, 'text', k).sum(0)""",
                     "def score_after(model, images, captions, k): return model.step_scores(images, captions)[k - 1]"],
-    "both_move": ["""def both_move(ram_v, ram_t, V, T, K):  # T is replaced before V looks at it
-    real = lambda x: torch.ones(1, len(x), dtype=torch.bool)
-    words, scores = T, []
-    for _ in range(K):
-        c, new = ram_t(T[None, None], V[None], real(T), real(V))
-        scores.append(fragment_scores(words[None, None], c).mean())
-        T = new[0, 0]
-        V = ram_v(V[None, None], T[None], real(V), real(T))[1][0, 0]
-    return torch.stack(scores)""",
-                  """def both_move(ram_v, ram_t, V, T, K):  # the response stands still
-    real = lambda x: torch.ones(1, len(x), dtype=torch.bool)
-    words, scores = T, []
-    for _ in range(K):
-        c, new = ram_t(T[None, None], V[None], real(T), real(V))
-        scores.append(fragment_scores(words[None, None], c).mean())
-        T = new[0, 0]
-    return torch.stack(scores)"""],
 }
