@@ -21,6 +21,7 @@ COURSE = sorted(NBS.glob("[0-9]*.ipynb"))
 WORKSHOP = sorted(NBS.glob("*/*.ipynb"))
 CHECK = re.compile(r"\bassert\b|\btest_\w+\(|\bgradcheck\b|\battempt\(|\bcheck_\w+\(|\bclose\(")
 EXERCISE = re.compile(r"^#\| *exercise: *(\S+)", re.MULTILINE)
+FOLDED = re.compile(r"<details>.*?</details>", re.DOTALL)  # hints, solutions and answers
 EXPORT = re.compile(r"^#\| *export", re.MULTILINE)
 MEASURED = ROOT / "docs" / "seconds.json"  # seconds that each notebook took, with machine and date
 
@@ -37,14 +38,15 @@ def name(path: Path) -> str: return path.relative_to(NBS).with_suffix("").as_pos
 
 
 def numbers(path: Path) -> dict:
-    "Counts of a notebook; minutes to read are words / 200 + lines of code / 10."
+    "Counts of a notebook; minutes to read are words / 200 + lines of code / 10, what is folded and empty lines left out."
     code = [source(c) for c in cells(path, "code")]
-    words = sum(len(source(c).split()) for c in cells(path, "markdown"))
+    text = FOLDED.sub("", "\n".join(source(c) for c in cells(path, "markdown")))
+    words, filled = len(text.split()), sum(bool(line.strip()) for cell in code for line in cell.splitlines())
     lines = [len(text.splitlines()) for text in code if text.strip()]
     return {"cells": len(cells(path)), "words": words, "median": median(lines), "p90": quantiles(lines, n=10)[-1], "max": max(lines),
             "over": sum(n > 20 for n in lines) / len(lines), "width": max(len(line) for text in code for line in text.splitlines()),
-            "per_line": words / sum(lines), "checks": sum(bool(CHECK.search(text)) for text in code), "code": len(code),
-            "exercises": sum(len(EXERCISE.findall(text)) for text in code), "minutes": words / 200 + sum(lines) / 10}
+            "per_line": words / filled, "checks": sum(bool(CHECK.search(text)) for text in code), "code": len(code),
+            "exercises": sum(len(EXERCISE.findall(text)) for text in code), "minutes": words / 200 + filled / 10}
 
 
 def seconds(paths: list[Path]) -> dict[str, float]:
@@ -118,7 +120,7 @@ def course_table(took: dict[str, float], about: str) -> str:
         session = next((str(n) for n, chapters in SESSIONS.items() if path.name[:2] in chapters.split()), "home")
         links = re.sub(r"\]\((?!http)", "](nbs/", built[1] if built else "")
         lines.append(f"| {path.name[:2]} | [{title}](nbs/{path.name}) | {links} | {session} | {numbers(path)['minutes']:.0f} min | {took.get(name(path), float('nan')):.0f} s |")
-    return "\n".join(lines) + f"\n\nTimes to read are counted (words / 200 + lines of code / 10), times to run measured: {about}.\n"
+    return "\n".join(lines) + f"\n\nTimes to read are counted (words / 200 + lines of code / 10, without folded answers), times to run measured: {about}.\n"
 
 
 def between(path: Path, marker: str, content: str) -> None:
