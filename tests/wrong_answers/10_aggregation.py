@@ -4,10 +4,6 @@ WRONG = {
     "both_readings": ["def both_readings(A, hidden): return (A / hidden ** .5).softmax(-1).T, (A / hidden ** .5).softmax(-1)",
                       "def both_readings(A, hidden): return (A.T / hidden).softmax(-1), (A / hidden).softmax(-1)",
                       "def both_readings(A, hidden): return (A / hidden ** .5).softmax(0), (A / hidden ** .5).softmax(1)"],
-    "mutual": ["def mutual(word_weights, region_weights): return list(enumerate(region_weights.argmax(1).tolist()))",
-               """def mutual(word_weights, region_weights):
-    best_region, best_word = word_weights.argmax(1).tolist(), region_weights.argmax(1).tolist()
-    return [(j, i) for i, j in enumerate(best_word) if best_region[j] == i]"""],
     "one_matrix": ["def one_matrix(W_v, W_t): return W_t.T @ W_v", "def one_matrix(W_v, W_t): return W_v @ W_t.T"],
     "second_look": ["""def second_look(messages, mask, Q, K):
     return message((affinity(messages @ Q.T, messages @ K.T) / len(Q) ** .5).softmax(-1), messages)""",

@@ -4,9 +4,6 @@ WRONG = {
     "both_gates": ["def both_gates(x, message): return (x * message).sigmoid(), (x * message).sum(-1).sigmoid()",
                    "def both_gates(x, message): return (x * message).sigmoid(), (x * message).mean(-1, keepdim=True).sigmoid()",
                    "def both_gates(x, message): return (x + message).sigmoid(), (x * message).sum(-1, keepdim=True).sigmoid()"],
-    "mean_gate": ["def mean_gate(g, mask): return g.mean((-1, -2))",
-                  "def mean_gate(g, mask): return (g.mean(-1) * mask).mean(-1)",
-                  "def mean_gate(g, mask): return (g.sum(-1) * mask).sum(-1) / mask.sum(-1)"],
     "resting_gate": ["def resting_gate(x, message, rest): return ((x * message).sum(-1, keepdim=True) + rest).sigmoid()",
                      "def resting_gate(x, message, rest): return 2 * rest * (x * message).sum(-1, keepdim=True).sigmoid()"],
     "fused_apart": ["""def fused_apart(f, V, T, weights):
