@@ -48,10 +48,6 @@ WRONG = {
         """def matching_bce(logits):
     wrong = softplus(logits).masked_fill(torch.eye(len(logits), dtype=torch.bool), 0)
     return softplus(-logits.diag()).sum() + wrong.amax(1).sum() + wrong.amax(0).sum()"""],
-    "hardest_caption": [
-        "def hardest_caption(scores, same_image): return scores.argmax(dim=1)",
-        "def hardest_caption(scores, same_image): return scores.masked_fill(same_image, 0).argmax(dim=1)",
-        "def hardest_caption(scores, same_image): return scores.masked_fill(same_image, -torch.inf).argmax(dim=0)"],
     "SoftTriplet": [
         # the pair itself in the sum
         """@dataclass(frozen=True)
