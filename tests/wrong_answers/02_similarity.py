@@ -14,14 +14,6 @@ WRONG = {
         # squared lengths
         """def cosine_table(V, T):
     return V @ T.T / (V.pow(2).sum(1)[:, None] * T.pow(2).sum(1))"""],
-    "best_region": [
-        # the best word for each region
-        "def best_region(V, T): return cosine(V, T).argmax(dim=1)",
-        "def best_region(V, T): return torch.arange(len(T))",
-        # by the product, which the bright region wins
-        "def best_region(V, T): return (V @ T.T).argmax(dim=0)",
-        # the values, not the indices
-        "def best_region(V, T): return cosine(V, T).amax(dim=0)"],
     "sentence_score": [
         # padding counts
         "def sentence_score(V, T, n): return cosine(V, T).amax(dim=0).mean()",
