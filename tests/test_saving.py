@@ -11,7 +11,7 @@ import time
 import huggingface_hub
 import pytest
 import torch
-from sample_matcher import WORDS, BestWord, model_of, raw
+from sample_matcher import WORDS, BestWord, a_split, model_of, raw
 
 import cmr
 from cmr.data.vocabulary import Vocabulary
@@ -193,3 +193,25 @@ def test_arguments_of_earlier_versions_are_understood(saved):
     assert "engine" not in load(saved)[0].config
     (saved / "config.json").write_text(json.dumps({**config, "colour": "red"}))
     with pytest.raises(ValueError, match="config.json does not fit VSE.*colour"): load(saved)
+
+
+# --- a model's own vocabulary
+
+class Reversed(Vocabulary):
+    "Reads a caption from its end."
+    def encode(self, caption): return super().encode(caption)[::-1]
+
+
+def test_a_model_may_have_a_vocabulary_class_of_its_own(tmp_path, vocabulary):
+    from cmr.matcher import MODELS, register
+    from cmr.training.checkpoints import make_vocabulary
+    from cmr.training.recipes import Recipe
+
+    @register
+    class Backwards(BestWord): vocabulary_class = Reversed
+    try:
+        words = make_vocabulary(Recipe("own", "backwards", min_count=1), a_split())
+        assert type(words) is Reversed and words.encode("a red star") == Vocabulary(words.words).encode("star red a")
+        save(Backwards(4, len(words)), words, tmp_path)
+        assert type(cmr.load(tmp_path)[1]) is Reversed
+    finally: MODELS.pop("backwards", None)

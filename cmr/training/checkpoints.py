@@ -70,14 +70,15 @@ def reading_ahead(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 0 if device == "cpu" else min(4, max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1, 0))
 
-# %% ../../nbs/training/checkpoints.ipynb #81a7909b
+# %% ../../nbs/training/checkpoints.ipynb #ab60bf9d
 def make_vocabulary(
     recipe: Recipe,
     split: ImageCaptions,  # the training split
 ) -> Vocabulary:
     "The words of the training captions. It alone cuts captions: where the recipe says, else where the model's paper does."
-    limit = model_class(recipe.matcher).max_words if recipe.max_words is None else recipe.max_words
-    return Vocabulary.build(split.captions, recipe.min_count, recipe.marks, limit)
+    cls = model_class(recipe.matcher)
+    limit = cls.max_words if recipe.max_words is None else recipe.max_words
+    return cls.vocabulary_class.build(split.captions, recipe.min_count, recipe.marks, limit)
 
 # %% ../../nbs/training/checkpoints.ipynb #1304adba
 class Run:
