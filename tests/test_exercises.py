@@ -35,9 +35,9 @@ def matchers_as_before():
 
 
 @pytest.fixture(autouse=True)
-def in_its_folder(path, monkeypatch):
+def in_its_folder(request, monkeypatch):
     "A notebook runs where it lies."
-    monkeypatch.chdir(path.parent)
+    if hasattr(request.node, "callspec"): monkeypatch.chdir(request.node.callspec.params["path"].parent)
 
 
 def wrong_answers(path, name):
