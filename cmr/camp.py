@@ -31,11 +31,10 @@ def branch_shares(
     "The softmax of each branch over the fragments, and the branches' mean (CAMP Eq. 10)."
     return logits.transpose(-1, -2).masked_fill(~mask[..., None, :], -torch.inf).softmax(-1).mean(-2)
 
-# %% ../nbs/12_camp.ipynb #8a79f9e8
+# %% ../nbs/12_camp.ipynb #777a4a2d
 class FragmentPooling(nn.Module):
     "One vector of many fragments, each weighed for what it is (CAMP Eq. 10-11); ValueError without a branch."
-    def __init__(
-        self,
+    def __init__(self,
         dim: int,               # d
         branches: int = 1,      # attention heads; their results are averaged
         attention: bool = True, # False: the plain mean (Table 3, "w/o attn-based agg")
@@ -45,8 +44,7 @@ class FragmentPooling(nn.Module):
         if branches < 1: raise ValueError(f"branches={branches!r}: attention needs at least one branch")
         self.attention, self.scale = attention, 1. if deep else dim ** -.5
         if not attention: return                                      # nothing to learn
-        begin: list[Any] = [nn.Linear(dim, dim), nn.ReLU()] if deep else []
-        layers = [*begin, nn.Linear(dim, branches, bias=deep)]
+        layers = [*([nn.Linear(dim, dim), nn.ReLU()] if deep else []), nn.Linear(dim, branches, bias=deep)]
         self.scorer = nn.Sequential(*layers)
         for layer in layers[::2]: nn.init.xavier_uniform_(layer.weight)
 
@@ -80,10 +78,9 @@ class Matching(nn.Module):
         joined = v + t if self.join == "sum" else torch.cat(torch.broadcast_tensors(v, t), -1)
         return self.layers(joined).squeeze(-1)
 
-# %% ../nbs/12_camp.ipynb #b7df6c18
+# %% ../nbs/12_camp.ipynb #c896f4a1
 def pair_vectors(
-    model: CAMP,
-    images: Fragments,   # (I, m, d)
+    model: CAMP, images: Fragments,   # (I, m, d)
     captions: Fragments, # (C, n, d)
 ) -> tuple[Tensor, Tensor]: # (I, C, d) each; of the base model (I, 1, d) and (1, C, d)
     "v* and t* of every image with every caption (CAMP Eq. 1-11)."
@@ -180,10 +177,9 @@ def form_loss(form: dict[str, Any]) -> Loss:
     if form["objective"] == "ranking": return Triplet(of=of)
     return MatchingBCE("all" if form["objective"] == "bce-all" else "hardest")
 
-# %% ../nbs/12_camp.ipynb #ce437ff6
+# %% ../nbs/12_camp.ipynb #6a5d8e7a
 def all_gates(
-    model: CAMP,
-    images: Fragments,   # (I, m, d)
+    model: CAMP, images: Fragments,   # (I, m, d)
     captions: Fragments, # (C, n, d)
 ) -> tuple[Tensor, Tensor]: # (I, C, m, d or 1) and (I, C, n, d or 1)
     "How far each region and each word opens (CAMP Eq. 5 and 7). ValueError for a model without gates."
@@ -231,10 +227,9 @@ class CAMP(Matcher):
         return form_scores(self.form, self.logits(images, captions))
     def default_loss(self) -> Loss: return form_loss(self.form) # as `Matcher` has it
 
-# %% ../nbs/12_camp.ipynb #0d784bde
+# %% ../nbs/12_camp.ipynb #b7d03fc1
 def pair_gates(
-    model: CAMP,
-    images: Fragments,   # (I, m, d)
+    model: CAMP, images: Fragments,   # (I, m, d)
     captions: Fragments, # (C, n, d)
     at_once: int = 256,  # captions in a block, beside one image
 ) -> Tensor:             # (I, C)
@@ -249,16 +244,14 @@ def pair_gates(
                 table[i, c:c + at_once] = (mean(g, images.mask[i]) + mean(h, some.mask)) / 2
     return table
 
-# %% ../nbs/12_camp.ipynb #1a3de8c7
+# %% ../nbs/12_camp.ipynb #6253c514
 class MeanGates(NamedTuple):
     "Mean gates over two kinds of pairs."
     matching: float
     other: float
 
-# %% ../nbs/12_camp.ipynb #fed8f7a0
 def mean_gates(
-    model: CAMP,
-    images: Fragments,   # (I, m, d)
+    model: CAMP, images: Fragments,   # (I, m, d)
     captions: Fragments, # (C, n, d)
     image_of_caption,    # (C,) each caption's image; or (I, C) bool, True where the two belong together
 ) -> MeanGates:
@@ -271,10 +264,9 @@ def mean_gates(
     g = pair_gates(model, images, captions)
     return MeanGates(g[matching].mean().item(), g[~matching].mean().item())
 
-# %% ../nbs/12_camp.ipynb #f174116a
+# %% ../nbs/12_camp.ipynb #12b2d028
 def fragment_gates(
-    model: CAMP,
-    image: Fragments,   # one image (1, m, d)
+    model: CAMP, image: Fragments,   # one image (1, m, d)
     caption: Fragments, # one caption (1, n, d)
 ) -> tuple[Tensor, Tensor]: # (m,) of its regions and (n,) of its words, the real ones only
     "How far each region and word of a pair opens, as a mean over features (to be drawn, CAMP Fig. 5)."
