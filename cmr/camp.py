@@ -31,7 +31,7 @@ def branch_shares(
     "The softmax of each branch over the fragments, and the branches' mean (CAMP Eq. 10)."
     return logits.transpose(-1, -2).masked_fill(~mask[..., None, :], -torch.inf).softmax(-1).mean(-2)
 
-# %% ../nbs/12_camp.ipynb #777a4a2d
+# %% ../nbs/12_camp.ipynb #62726c64
 class FragmentPooling(nn.Module):
     "One vector of many fragments, each weighed for what it is (CAMP Eq. 10-11); ValueError without a branch."
     def __init__(self,
@@ -44,7 +44,8 @@ class FragmentPooling(nn.Module):
         if branches < 1: raise ValueError(f"branches={branches!r}: attention needs at least one branch")
         self.attention, self.scale = attention, 1. if deep else dim ** -.5
         if not attention: return                                      # nothing to learn
-        layers = [*([nn.Linear(dim, dim), nn.ReLU()] if deep else []), nn.Linear(dim, branches, bias=deep)]
+        first: list[Any] = [nn.Linear(dim, dim), nn.ReLU()] if deep else []
+        layers = [*first, nn.Linear(dim, branches, bias=deep)]
         self.scorer = nn.Sequential(*layers)
         for layer in layers[::2]: nn.init.xavier_uniform_(layer.weight)
 
