@@ -20,6 +20,7 @@ import pytest
 from tables import COURSE, WORKSHOP
 from tables import name as notebook_name
 
+from cmr.losses import LOSSES
 from cmr.matcher import MODELS
 
 NOTEBOOKS = [*COURSE, *WORKSHOP]
@@ -28,10 +29,9 @@ NOTEBOOKS = [*COURSE, *WORKSHOP]
 @pytest.fixture(autouse=True, scope="module")
 def matchers_as_before():
     "Matchers that notebooks define are registered like all others; other tests must not find them."
-    before = dict(MODELS)
     yield
-    MODELS.clear()
-    MODELS.update(before)
+    for known in (MODELS, LOSSES):
+        for name in [name for name, cls in known.items() if cls.__module__.startswith("notebook_")]: del known[name]
 
 
 @pytest.fixture(autouse=True)

@@ -322,3 +322,8 @@ def test_a_second_loss_of_one_name_is_refused():
     for _ in range(2): register_loss("mine")(write("Mine", "Its cell is run again, changed or not.", "__main__"))
     again = write("Triplet", before.__doc__, "__main__")                      # the chapter that writes the package's own class
     assert register_loss("triplet")(again) is again
+
+
+def test_the_packages_loss_written_again_by_its_chapter_is_no_rival():
+    again = type("Triplet", (Triplet,), {"__module__": "chapter", "__doc__": Triplet.__doc__, "__qualname__": "Triplet"})
+    assert register_loss("triplet")(again) is again and LOSSES["triplet"] is Triplet
