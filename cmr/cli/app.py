@@ -27,20 +27,44 @@ Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE"
                                                     "model, such as margin=0.3 or word_dim=100. Can be given several times.")]
 
 
+# A console or a pipe that knows few characters (cp1252, gbk) gets "?" for the others: printing never ends a command.
+for stream in (sys.stdout, sys.stderr):
+    if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")
+
+
+def printable(text: object) -> str:
+    "As `cmr.files.printable`, imported late: --help needs no PyTorch."
+    from cmr import files
+    return files.printable(text)
+
+
+def one_line(
+    problem: BaseException,
+) -> str:
+    "An error as one line: its message, and its kind where it is one that no door of the package words."
+    worded = isinstance(problem, (ValueError, OSError, ImportError, RuntimeError, MemoryError)) and str(problem)
+    if worded: return printable(problem)
+    return printable(f"{type(problem).__name__}: {problem or 'no reason given'} (an error of the package: CMR_DEBUG=1 shows where)")
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     "A clear line instead of a traceback (CMR_DEBUG=1 shows both), and for a warning; exit status 2, or 130 after Ctrl-C."
-    warnings.showwarning = lambda message, *_: typer.secho(f"Note: {message}", fg=typer.colors.YELLOW, err=True)  # type: ignore[assignment]
+    def note(message, *_, **__): typer.secho(f"Note: {printable(message)}", fg=typer.colors.YELLOW, err=True)
+    warnings.showwarning = note
     try:
         yield
     except KeyboardInterrupt as stop:
-        typer.secho(str(stop) or "stopped", fg=typer.colors.YELLOW, err=True)
+        typer.secho(printable(stop) or "stopped", fg=typer.colors.YELLOW, err=True)
         raise typer.Exit(130) from None
     except (typer.Exit, typer.Abort):
         raise
-    except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as problem:
+    except BrokenPipeError:  # who read the output, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
+    except Exception as problem:  # noqa: BLE001  the last net
         if os.environ.get("CMR_DEBUG"): traceback.print_exc()
-        typer.secho(f"Error: {problem or type(problem).__name__}", fg=typer.colors.RED, err=True)
+        typer.secho(f"Error: {one_line(problem)}", fg=typer.colors.RED, err=True)
         raise typer.Exit(2) from None
 
 
