@@ -32,7 +32,7 @@ test: $(BIN)/cmr data       ## install, run every notebook, then pytest
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -q tests
 
 lab: $(BIN)/cmr data        ## open the course in JupyterLab
-	$(BIN)/jupyter lab nbs
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/00_index.ipynb
 
 notebooks: $(BIN)/cmr data  ## run the notebooks and write their outputs and the package
 	$(BIN)/nbdev-export
