@@ -24,7 +24,8 @@ from cmr.data import (
     splits,
     write_split,
 )
-from cmr.data.datasets import batch_rows, read_captions, repeats
+from cmr.data.datasets import batch_rows, feature_digest, read_captions, repeats
+from cmr.data.vocabulary import UNK
 
 N, M, F, K = 6, 3, 4, 5
 FEATURES = np.random.default_rng(0).normal(size=(N, M, F)).astype(np.float32)
@@ -345,9 +346,32 @@ def test_an_h5_without_its_parts(tmp_path):
 
 # --- words
 
-def test_captions_of_unknown_words_only():
-    with pytest.raises(ValueError, match="toy, caption 5: caption of unknown words only: 'kite'"):
-        CaptionPairs(toy(), Vocabulary(["a", "ball", "boat"]))
+def test_captions_of_unknown_words_only_are_counted_in_one_warning():
+    captions = ["a dog", "kite\x1b[2J", "a ball", "ein Hund"]
+    split = ImageCaptions(np.ones((4, 1, 2), "float32"), captions, range(4), source="toy.h5")
+    with pytest.warns(UserWarning) as said:
+        pairs = CaptionPairs(split, Vocabulary(["a", "ball", "dog"]))
+    assert len(said) == 1
+    assert str(said[0].message).startswith("toy.h5: 2 of 4 captions have no word that the vocabulary knows, the first is caption 1, 'kite [2J'")
+    assert set(pairs[1][1].tolist()) == {UNK}
+    assert pairs[3][1].tolist() == [UNK, UNK]
+
+
+def test_feature_digest():
+    split = toy()
+    def changed(image, **parts):
+        features = FEATURES.copy()
+        features[image, -1, -1] += 1
+        return ImageCaptions(features, CAPTIONS, OWNER, **parts)
+    assert feature_digest(split) == feature_digest(ImageCaptions(FEATURES, CAPTIONS[::-1], OWNER))
+    assert len({feature_digest(s) for s in (split, changed(0), changed(2), changed(N - 1))}) == 4
+    some = M * F * 4 * 3                                          # three images of N
+    for image, seen in ((0, True), (N - 1, True), (1, False)):
+        assert (feature_digest(changed(image), some) != feature_digest(split, some)) == seen
+    mask = np.ones((N, M), bool)
+    mask[2, -1] = False
+    assert feature_digest(changed(2, mask=mask)) == feature_digest(ImageCaptions(FEATURES, CAPTIONS, OWNER, mask=mask)) != feature_digest(split)
+    assert feature_digest(ImageCaptions(FEATURES.astype("float64"), CAPTIONS, OWNER)) != feature_digest(split)
 
 
 def test_a_vocabulary_of_another_data_set():

@@ -62,7 +62,8 @@ def test_encode_and_decode():
 
 @pytest.mark.parametrize("marks", [False, True])
 def test_unknown_words_only(marks):
-    with pytest.raises(ValueError, match="unknown words only: 'Ein Hund'"): Vocabulary(["dog"], marks=marks).encode("Ein Hund")
+    "One rare caption stops nothing; a vocabulary that knows less than half of a split is refused by check_vocabulary."
+    assert Vocabulary(["dog"], marks=marks).encode("Ein Hund") == ([START, UNK, UNK, END] if marks else [UNK, UNK])
 
 
 @pytest.mark.parametrize("marks", [False, True])

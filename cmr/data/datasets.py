@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'EXPECTED', 'as_slice', 'Rows', 'read_captions', 'repeats', 'check_parts', 'check_finite', 'read_regions',
-           'read_padded', 'encode_captions', 'ImageCaptions', 'read_names', 'read_blocks', 'write_split', 'splits',
-           'open_split', 'check_vocabulary', 'pad', 'Batch', 'collate', 'batch_rows', 'CaptionPairs', 'batches']
+           'read_padded', 'encode_captions', 'ImageCaptions', 'feature_digest', 'read_names', 'read_blocks',
+           'write_split', 'splits', 'open_split', 'check_vocabulary', 'pad', 'Batch', 'collate', 'batch_rows',
+           'CaptionPairs', 'batches']
 
 # %% ../../nbs/data/datasets.ipynb #b94c29be
 import os
@@ -21,9 +22,10 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
 
-from .vocabulary import Vocabulary, tokenize, unknown_share
-from ..files import atomic_write
+from .vocabulary import END, MARKS, START, UNK, Vocabulary, tokenize, unknown_share
+from ..files import atomic_write, digest, printable
 
 # %% ../../nbs/data/datasets.ipynb #3fcf071c
 def _open_npy(path: Path) -> ndarray:
@@ -212,17 +214,24 @@ def read_padded(
     rows[~real] = 0
     return torch.from_numpy(rows), torch.from_numpy(real)
 
+# %% ../../nbs/data/datasets.ipynb #50b0b21d
+def _warn_of_unknown(rows: list[list[int]], captions: Sequence[str], source: str | Path) -> None:
+    unknown = [i for i, row in enumerate(rows) if set(row) <= {START, END, UNK}]
+    if unknown: warnings.warn(f"{source}: {len(unknown):,} of {len(rows):,} captions have no word that the vocabulary knows, the first is "
+                              f"caption {unknown[0]}, '{printable(captions[unknown[0]], 60)}'; they are read as {MARKS[UNK]}", stacklevel=4)
+
 # %% ../../nbs/data/datasets.ipynb #50b0b20d
 def encode_captions(
     captions: Sequence[str],
     vocabulary: Vocabulary,
     source: str | Path,        # the file, for messages
 ) -> tuple[ndarray, ndarray]:  # all tokens one after the other, and (C + 1,) where each caption begins
-    "Encode every caption and warn of how many are cut; ValueError naming file and caption where one has no known word."
+    "Encode every caption; warns of how many are cut, and how many have no known word. ValueError naming file and caption of an empty one."
     rows, limit = [], vocabulary.max_words
-    for i, caption in enumerate(captions):
+    for i, caption in enumerate(tqdm(captions, desc="captions", delay=2)):
         try: rows.append(vocabulary.encode(caption))
         except ValueError as problem: raise ValueError(f"{source}, caption {i}: {problem}") from problem
+    _warn_of_unknown(rows, captions, source)
     cut = sum(len(row) == limit < len(tokenize(caption)) + 2 * vocabulary.marks for row, caption in zip(rows, captions)) if limit else 0
     if cut: warnings.warn(f"{source}: {cut} of {len(rows)} captions are cut to max_words={limit}", stacklevel=3)
     starts = np.cumsum([0, *map(len, rows)])
@@ -268,6 +277,19 @@ class ImageCaptions:
         "What `encode_captions` gives for all captions, made once and remembered."
         if self._encoded[0] is not vocabulary: self._encoded = vocabulary, encode_captions(self.captions, vocabulary, self.source)
         return self._encoded[1]
+
+# %% ../../nbs/data/datasets.ipynb #e8c6e778
+def feature_digest(
+    split: ImageCaptions,
+    most_bytes: int = 2**26, # read so much; of a larger split, images that are evenly spread, the first and the last among them
+) -> str:                    # 64 hexadecimal digits
+    "Fingerprint of the features: their shape, dtype, mask, and the real regions as they are stored. A bar where it takes over 2 s."
+    shape, dtype = tuple(split.features.shape), split.features.dtype
+    mask = np.ones(shape[:2], bool) if split.mask is None else split.mask
+    count = max(2, most_bytes // (shape[1] * shape[2] * dtype.itemsize))
+    rows = range(shape[0]) if count >= shape[0] else np.linspace(0, shape[0] - 1, count).astype(int)
+    seen = [digest(np.asarray(split.features[int(i)])[mask[i]].tobytes()) for i in tqdm(rows, desc="fingerprint", delay=2)]
+    return digest(f"{shape} {dtype}", mask.tobytes(), *seen)
 
 # %% ../../nbs/data/datasets.ipynb #f4171e87
 def read_names(

@@ -60,10 +60,8 @@ def token_numbers(
     caption: str,              # a sentence
     word2idx: dict[str, int],  # number of each word
 ) -> list[int]:                # one number a token, UNK where there is none
-    "Look every token up; raises ValueError where no token is known."
-    ids = [word2idx.get(token, UNK) for token in tokenize(caption)]
-    if set(ids) == {UNK}: raise ValueError(f"caption of unknown words only: {caption!r}; is this the vocabulary of another data set?")
-    return ids
+    "Look every token up; raises ValueError where the caption is empty."
+    return [word2idx.get(token, UNK) for token in tokenize(caption)]
 
 # %% ../../nbs/data/vocabulary.ipynb #9ff26acc
 def cut_and_mark(
@@ -143,7 +141,7 @@ class Vocabulary:
         return cls(frequent_words(captions, min_count), marks, max_words)
 
     def encode(self, caption: str) -> list[int]:
-        "One number a token, at most max_words of them; raises ValueError where no token is known."
+        "One number a token, <unk> for words that are not in the list, at most max_words of them; raises ValueError where it is empty."
         return cut_and_mark(token_numbers(caption, self.word2idx), self.marks, self.max_words)
 
     def decode(self, ids: Iterable[int]) -> str:
