@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import unicodedata
@@ -59,7 +60,7 @@ def remove_partial_files(
     for left in Path(folder).glob(f".{name}.{HOST}.*.part"):
         pid = left.name.split(".")[-2]
         if pid.isdigit() and not (int(pid) == os.getpid() or psutil.pid_exists(int(pid))):
-            with contextlib.suppress(OSError): left.unlink()
+            with contextlib.suppress(OSError): shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 @contextlib.contextmanager
@@ -535,7 +536,23 @@ def write_tensors(
     state = {name: x.detach().cpu().contiguous() for name, x in sorted(tensors.items())}
     check_room(path, sum(x.numel() * x.element_size() for x in state.values()))
     if about and len(about) > 1: about = {"about": json.dumps(about, sort_keys=True)}  # the library leaves the order of several to chance
-    with atomic_write(path) as partial: safetensors.torch.save_file(state, partial, about)
+    path = Path(path)
+    with atomic_write(path) as partial, _own_folder(path) as folder:  # a kill leaves temporary files of the library's own
+        try: safetensors.torch.save_file(state, folder / path.name, about)
+        except SafetensorError as problem:
+            found = re.search(r"os error (\d+)", str(problem))
+            raise OSError(int(found[1]) if found else errno.EIO, os.strerror(int(found[1])) if found else printable(problem)) from problem
+        os.replace(folder / path.name, partial)
+
+
+@contextlib.contextmanager
+def _own_folder(path: Path) -> Iterator[Path]:
+    name = f"{path.name}.folder"
+    remove_partial_files(path.parent, name.translate({ord(c): "?" for c in "*?["}))
+    folder = path.with_name(_partial_name(path.with_name(name)))
+    folder.mkdir(exist_ok=True)
+    try: yield folder
+    finally: shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_torch(
