@@ -34,6 +34,11 @@ class Portable(PyTorchModelHubMixin):
         from cmr.saving import from_pretrained
         return from_pretrained(cls, where, **options)
     @classmethod
+    def _from_pretrained(cls, *, model_id, map_location="cpu", **options):
+        "Where huggingface's own `from_pretrained` ends: it would fill missing weights with random numbers."
+        from cmr.saving import from_mixin
+        return from_mixin(cls, model_id, map_location, options)
+    @classmethod
     def from_released(cls, *weights, **options):
         "A model with its authors' weights (`cmr.shelf.released.from_released`)."
         from cmr.shelf.released import from_released
