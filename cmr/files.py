@@ -144,6 +144,16 @@ def digest(
     return found.hexdigest()
 
 
+def file_digest(
+    path: str | Path,
+) -> str:  # 64 hexadecimal digits
+    "SHA-256 of a file, read piece by piece."
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(2**20): found.update(piece)
+    return found.hexdigest()
+
+
 # --- what kind of file it is -----------------------------------------------------------------------------------------------------
 
 def need_file(
