@@ -15,19 +15,21 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ..files import atomic_write
+from ..files import printable, read_json, write_text
 from ..losses import LOSSES, Loss, make_loss
 from ..matcher import Matcher
 from ..saving import create_model, model_class
 
 # %% auto #0
-__all__ = ['OPTIMISERS', 'SCHEDULES', 'FULL', 'CAMP_FULL', 'CAMP_SMALL', 'RECIPES', 'SHARED', 'OWN', 'OWN_MARGIN', 'Recipe',
-           'check_recipe', 'learning_rate', 'make_optimiser', 'model_arguments', 'freeze', 'build', 'loss_settings',
-           'loss_for', 'resolve', 'in_stages', 'in_one_stage', 'for_model', 'read_value', 'has_kind', 'fitted',
-           'default_loss', 'owner_of', 'unknown_settings', 'change', 'from_older', 'write_recipe', 'read_recipe']
+__all__ = ['OPTIMISERS', 'SCHEDULES', 'LARGEST', 'MOST_STEPS', 'WIDEST', 'FULL', 'CAMP_FULL', 'CAMP_SMALL', 'RECIPES', 'SHARED',
+           'OWN', 'OWN_MARGIN', 'Recipe', 'has_kind', 'check_values', 'check_recipe', 'learning_rate', 'make_optimiser',
+           'model_arguments', 'freeze', 'kinds_of', 'check_arguments', 'build', 'loss_settings', 'loss_for', 'resolve',
+           'in_stages', 'in_one_stage', 'for_model', 'read_value', 'fitted', 'default_loss', 'owner_of',
+           'unknown_settings', 'change', 'from_older', 'write_recipe', 'recipe_from', 'read_recipe']
 
 # %% ../../nbs/training/recipes.ipynb #9f4a5824
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Recipe:
     negatives: str | None = None        # "hardest" or "all", where the loss has a choice
     warmup_steps: int | None = None     # steps with all negatives first
     min_count: int = 4                  # words seen less often are unknown
+    vocabulary: str | None = None       # a published vocabulary (json) whose words are taken; None: those of the training captions
     marks: bool = False                 # <start> and <end> count as words
     max_words: int | None = None        # longer captions are cut
     standardise: bool = False           # give regions mean 0 and standard deviation 1 first
@@ -63,17 +66,45 @@ class Recipe:
     accumulate: int = 1                 # batches whose gradients are added up for one step
 
     def __post_init__(self):
-        if isinstance(self.after, dict): object.__setattr__(self, "after", Recipe(**from_older(self.after))) # as it stands in json
+        if isinstance(self.after, dict): object.__setattr__(self, "after", recipe_from(self.after, "after")) # as it stands in json
         check_recipe(self)
 
 # %% ../../nbs/training/recipes.ipynb #231ab357
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 SCHEDULES = ("step", "cosine", "constant")
+LARGEST = 2**53  # whole numbers up to here are exact in every program that reads them
+
+def has_kind(
+    value: object,
+    kind: object,  # a type, a union of types, or nothing that can be told
+) -> bool:
+    "Whether a value is of the type that a setting is annotated with; True where the annotation doesn't tell."
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        return any(has_kind(value, one) for one in typing.get_args(kind))
+    if typing.get_origin(kind) is typing.Literal: return value in typing.get_args(kind)
+    kind = typing.get_origin(kind) or kind
+    if not isinstance(kind, type): return True
+    if isinstance(value, bool): return kind in (bool, object)
+    return isinstance(value, (int, float) if kind is float else kind)
+
+def check_values(
+    settings: Mapping[str, object], # by name
+    kinds: Mapping[str, object],    # the annotations of those that have one
+) -> None:
+    "ValueError naming the first setting that is of another kind than it is annotated with, or no finite number of a usual size."
+    for key, value in settings.items():
+        kind = kinds.get(key, object)
+        if not has_kind(value, kind):
+            raise ValueError(f"{key}={printable(repr(value), 60)}: {getattr(kind, '__name__', kind)} is expected")
+        if isinstance(value, (int, float)) and not -LARGEST <= value <= LARGEST:        # NaN is neither
+            raise ValueError(f"{key}={printable(value, 30)}: a finite number is expected, {LARGEST} at most")
 
 def check_recipe(recipe: Recipe) -> None:
     "ValueError naming the first setting that cannot be."
     def need(fine, message):
-        if not fine: raise ValueError(f"recipe {recipe.name!r}: {message}")
+        if not fine: raise ValueError(f"recipe {printable(recipe.name, 60)!r}: {message}")
+    try: check_values(vars(recipe), typing.get_type_hints(Recipe))
+    except ValueError as problem: need(False, problem)
     need(recipe.batch_size >= 2, f"batch_size={recipe.batch_size}: a batch of one has no negatives; use 2 or more")
     for key, known in (("negatives", ("hardest", "all", None)), ("optimiser", tuple(OPTIMISERS)), ("schedule", SCHEDULES)):
         words = " or ".join(f'"{word}"' for word in known if word)
@@ -118,14 +149,29 @@ def freeze(
         there[part].requires_grad_(False)
 
 # %% ../../nbs/training/recipes.ipynb #eb1f5874
+MOST_STEPS, WIDEST = 100, 2**16  # of matching, and of the common space: more is a slip of the hand, and takes all memory there is
+
+def kinds_of(
+    owner: type,  # a class with settings: a dataclass, or a model
+) -> dict[str, object]:
+    "The types that its settings are annotated with, by name; annotations that cannot be read tell nothing."
+    try: return typing.get_type_hints(owner if is_dataclass(owner) else owner.__init__)  # type: ignore[misc]
+    except (NameError, TypeError): return {}
+
+def check_arguments(recipe: Recipe) -> None:
+    "ValueError naming the first argument of a recipe's model that is of another kind than the model takes, or out of all proportion."
+    args = recipe.args
+    check_values(args, kinds_of(model_class(recipe.matcher)))
+    for key, most in (("embed_dim", WIDEST), ("word_dim", WIDEST), ("steps", MOST_STEPS)):
+        if key in args and not 1 <= args[key] <= most: raise ValueError(f"{key}={args[key]}: a number from 1 to {most:,} is expected")
+
 def build(
     recipe: Recipe,
     region_dim: int,   # width of the data's features
     vocab_size: int,   # words of its vocabulary
 ) -> Matcher:
     "The recipe's model with its first weights, which the seed decides. ValueError for an argument or a part it does not have."
-    for key in ("embed_dim", "word_dim"):
-        if recipe.args.get(key, 1) < 1: raise ValueError(f"{key}={recipe.args[key]}: a width must be 1 or more")
+    check_arguments(recipe)
     torch.manual_seed(recipe.seed)
     model = create_model(recipe.matcher, region_dim, vocab_size, **recipe.args)
     freeze(model, recipe.frozen)
@@ -227,31 +273,17 @@ def read_value(
         except (ValueError, SyntaxError): pass
     return text
 
-def has_kind(
-    value: object,
-    kind: object,  # a type, a union of types, or nothing that can be told
-) -> bool:
-    "Whether a value is of the type that a setting is annotated with; True where the annotation doesn't tell."
-    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
-        return any(has_kind(value, one) for one in typing.get_args(kind))
-    if typing.get_origin(kind) is typing.Literal: return value in typing.get_args(kind)
-    kind = typing.get_origin(kind) or kind
-    if not isinstance(kind, type): return True
-    if isinstance(value, bool): return kind in (bool, object)
-    return isinstance(value, (int, float) if kind is float else kind)
-
 def fitted(
     key: str,
     value: object,  # as typed, or ready
     owner: type,    # the class that has the setting
 ) -> object:
     "The value of a setting, in the type it is annotated with. ValueError where it is of another."
-    try: kind = typing.get_type_hints(owner if is_dataclass(owner) else owner.__init__).get(key)  # type: ignore[misc]
-    except (NameError, TypeError): kind = None  # annotations that cannot be read tell nothing
+    kind = kinds_of(owner).get(key)
     found = read_value(value) if isinstance(value, str) else value
     if has_kind(found, kind): return found
     if has_kind(value, kind): return value      # a name that reads as a number
-    raise ValueError(f"{key}={value}: {kind.__name__ if isinstance(kind, type) else kind} is expected")
+    raise ValueError(f"{key}={value}: {getattr(kind, '__name__', kind)} is expected")
 
 # %% ../../nbs/training/recipes.ipynb #90c1642b
 def default_loss(recipe: Recipe) -> Loss:
@@ -305,7 +337,7 @@ def from_older(
     content: dict,  # a recipe as json or a checkpoint has it
 ) -> dict:
     "A recipe in today's words: before it could name a loss, it said itself what is the model's own now (margin 0.2, hardest negatives)."
-    if "loss" in content: return content
+    if "loss" in content or not isinstance(content.get("args", {}), dict): return content
     args = dict(content.get("args", {}))
     args.pop("engine", None)
     found = {**content, "args": args}
@@ -321,8 +353,17 @@ def write_recipe(
     out: Path,      # folder of the run
 ) -> None:
     "recipe.json: the recipe, and which data it was used on."
-    content = json.dumps({**asdict(recipe), "data": str(data_folder)}, indent=2)
-    with atomic_write(out / "recipe.json") as partial: partial.write_text(content + "\n", encoding="utf-8")
+    write_text(out / "recipe.json", json.dumps({**asdict(recipe), "data": str(data_folder)}, indent=2) + "\n")
+
+def recipe_from(
+    content: dict,         # a recipe as json or a checkpoint has it
+    source: str | Path,    # the file, for messages
+) -> Recipe:
+    "A recipe that a file holds. ValueError naming the file and the setting that is unknown, of another kind, or cannot be."
+    try: return Recipe(**from_older(content))
+    except (TypeError, ValueError) as problem:
+        said = str(problem).replace("Recipe.__init__() got an unexpected keyword argument", "no setting is called")
+        raise ValueError(f"{source} is no recipe: {printable(said, 300)}; correct it, or take another copy") from problem
 
 def read_recipe(
     out: str | Path,           # folder of a run
@@ -330,8 +371,8 @@ def read_recipe(
     "What `write_recipe` wrote; FileNotFoundError or ValueError names the file."
     path = Path(out) / "recipe.json"
     if not path.is_file(): raise FileNotFoundError(f"no run in {out}: {path} is missing; start the run without resume")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        data = Path(content.pop("data"))
-        return Recipe(**from_older(content)), data
-    except (TypeError, KeyError, ValueError, AttributeError) as problem: raise ValueError(f"{path} is no recipe ({problem})") from problem
+    content = read_json(path, dict[str, Any], "the recipe of a run", "take another copy, or begin a new run")
+    data = content.pop("data", None)
+    if not isinstance(data, str): raise ValueError(f"{path} does not say which data it was used on (data: {printable(repr(data), 60)}): "
+                                                   "take another copy, or begin a new run")
+    return recipe_from(content, path), Path(data)
