@@ -3,6 +3,8 @@
 import itertools
 import multiprocessing
 import pickle
+import subprocess
+import sys
 import warnings
 
 import h5py
@@ -24,8 +26,9 @@ from cmr.data import (
     splits,
     write_split,
 )
-from cmr.data.datasets import batch_rows, feature_digest, read_captions, repeats
+from cmr.data.datasets import batch_rows, feature_digest, read_captions, repeats, split_name
 from cmr.data.vocabulary import UNK
+from cmr.files import NpyFile
 
 N, M, F, K = 6, 3, 4, 5
 FEATURES = np.random.default_rng(0).normal(size=(N, M, F)).astype(np.float32)
@@ -80,10 +83,10 @@ def test_any_number_of_captions_and_regions(tmp_path, n, k, m, f):
     same(open_split(tmp_path / "h5", "train"), features, captions, np.arange(n * k) // k)
 
 
-def test_features_are_mapped_not_loaded(tmp_path):
+def test_features_are_read_by_rows_not_loaded(tmp_path):
     write_scan(tmp_path)
     split = open_split(tmp_path, "train")
-    assert isinstance(split.features.array(), np.memmap)
+    assert isinstance(split.features.array(), NpyFile)
     assert not isinstance(split.features[0], np.memmap)
 
 
@@ -107,7 +110,7 @@ def test_one_damaged_row_among_repeated_ones(tmp_path, row):
     rows = FEATURES.repeat(5, axis=0)
     rows[row, 1, 2] += 1
     write_scan(tmp_path, "dev", rows)
-    with pytest.raises(ValueError, match=r"dev_ims\.npy: most rows repeat"): open_split(tmp_path, "dev")
+    with pytest.raises(ValueError, match=r"dev_ims\.npy, dev_caps\.txt: most rows repeat"): open_split(tmp_path, "dev")
 
 
 def test_repeats():
@@ -132,7 +135,7 @@ def test_ids(tmp_path, per):
 @pytest.mark.parametrize("count", [1, N - 1, N + 1])
 def test_ids_of_another_length(tmp_path, count):
     write_scan(tmp_path, ids=["x"] * count)
-    with pytest.raises(ValueError, match=rf"train_ids\.txt has {count} ids for {N} images"): open_split(tmp_path, "train")
+    with pytest.raises(ValueError, match=rf"train_ims\.npy, train_caps\.txt, train_ids\.txt: {count} ids for {N} images"): open_split(tmp_path, "train")
 
 
 def test_boxes(tmp_path):
@@ -150,11 +153,167 @@ def test_boxes(tmp_path):
     with pytest.raises(ValueError, match=r"boxes\.npy has shape"): open_split(tmp_path, "dev")
 
 
+# --- which caption belongs to which image
+
+def names(numbers): return [f"n{i}" for i in numbers]
+
+
+UNEVEN = [0, 0, 0, 1, 2, 2, 3, 3, 3, 3, 3, 4, 5, 5]
+
+
+def test_an_id_for_each_caption_decides(tmp_path):
+    write_scan(tmp_path, captions=CAPTIONS[:14], ids=names(UNEVEN))
+    split = open_split(tmp_path, "train")
+    same(split, FEATURES, CAPTIONS[:14], UNEVEN)
+    assert split.ids == names(range(N))
+    assert "an id for each caption" in split.known_by
+    assert split.known_by in repr(split)
+    (path,) = convert(tmp_path, tmp_path / "h5", progress=False)
+    same(open_split(path.parent, "train"), FEATURES, CAPTIONS[:14], UNEVEN)
+    assert open_split(path.parent, "train").known_by == "image_of_caption"
+
+
+def test_ids_go_before_captions_divided_by_rows(tmp_path):
+    owner = np.repeat(np.arange(N), [1, 9, 5, 5, 5, 5])
+    write_scan(tmp_path, ids=names(owner))
+    same(open_split(tmp_path, "train"), owner=owner)
+
+
+@pytest.mark.parametrize("rows", [UNEVEN, [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5], [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]])
+def test_an_id_for_each_row_and_caption_decides(tmp_path, rows):
+    write_scan(tmp_path, features=FEATURES[rows], captions=CAPTIONS[:len(rows)], ids=names(rows))
+    np.save(tmp_path / "train_boxes.npy", np.repeat(FEATURES[rows, :, :1], 4, 2))
+    split = open_split(tmp_path, "train")
+    same(split, FEATURES, CAPTIONS[:len(rows)], rows)
+    np.testing.assert_array_equal(split.boxes[:], np.repeat(FEATURES[:, :, :1], 4, 2))
+    same(pickle.loads(pickle.dumps(split)), FEATURES, CAPTIONS[:len(rows)], rows)
+    (path,) = convert(tmp_path, tmp_path / "h5", progress=False)
+    same(open_split(path.parent, "train"), FEATURES, CAPTIONS[:len(rows)], rows)
+
+
+def test_rows_of_one_id_must_be_equal(tmp_path):
+    write_scan(tmp_path, features=FEATURES[[0, 1, 2, 1]], captions=CAPTIONS[:4], ids=["a", "b", "a", "c"])
+    with pytest.raises(ValueError, match=r"train_ims\.npy.*train_ids\.txt: rows 0 and 2 should be one image, 'a'"): open_split(tmp_path, "train")
+    write_scan(tmp_path, features=FEATURES.repeat(5, axis=0), ids=names(np.arange(30) // 3))
+    with pytest.raises(ValueError, match="rows 3 and 5 should be one image"): open_split(tmp_path, "train")
+    write_scan(tmp_path, features=FEATURES[[0, 1, 2, 1]], captions=CAPTIONS[:4], ids=["a", "b"])
+    with pytest.raises(ValueError, match="rows 0 and 1 should be one image"): open_split(tmp_path, "train")
+
+
+def test_different_ids_of_equal_rows_are_followed_and_said(tmp_path):
+    write_scan(tmp_path, features=FEATURES.repeat(5, axis=0), ids=names(range(30)))
+    with pytest.warns(UserWarning, match="rows 0 and 1 hold the same features under different ids"): split = open_split(tmp_path, "train")
+    assert split.n_images == 30
+
+
+@pytest.mark.parametrize(("rows", "captions", "ids", "message"), [
+    (6, 30, names(range(30)), "name 30 images, but there are 6 rows"),          # ids of sentences
+    (6, 30, names([0, 0, 1, 2, 3, 4]), "'n0' stands twice"),
+    (6, 30, names([0] * 10 + [1] * 20), "name 2 images, but there are 6 rows"),
+    (6, 30, names(range(5)), "5 ids for 6 images"),
+    (6, 20, names(range(6)), "6 ids for 6 images and 20 captions"),
+    (6, 4, names(range(6)), "different lengths"),
+    (6, 6, names(range(4)), "4 ids for 6 images"),
+])
+def test_ids_that_fit_nothing(tmp_path, rows, captions, ids, message):
+    write_scan(tmp_path, features=FEATURES[:rows], captions=CAPTIONS[:captions], ids=ids)
+    with pytest.raises(ValueError, match=message) as problem: open_split(tmp_path, "train")
+    assert "train_ids.txt" in str(problem.value)
+
+
+@pytest.mark.parametrize(("ids", "reason"), [(None, "equal neighbours: each row stands 5 times"), (names(range(N)), "whose row stands 5 times"),
+                                             (names(OWNER), "an id for each caption and its row")])
+def test_repeated_rows_and_how_it_is_known(tmp_path, ids, reason):
+    write_scan(tmp_path, features=FEATURES.repeat(5, axis=0), ids=ids)
+    split = open_split(tmp_path, "train")
+    same(split)
+    assert reason in split.known_by
+    assert split.features.step == 5
+
+
+def test_a_byte_order_mark_is_no_part_of_an_id(tmp_path):
+    write_scan(tmp_path)
+    (tmp_path / "train_ids.txt").write_bytes("\n".join(names(range(N))).encode("utf-8-sig"))
+    assert open_split(tmp_path, "train").ids[0] == "n0"
+    (tmp_path / "train_ids.txt").write_text("a\n\nb\n")
+    with pytest.raises(ValueError, match=r"train_ids\.txt, line 2 is empty"): open_split(tmp_path, "train")
+
+
+def test_one_vector_an_image_is_one_region(tmp_path):
+    write_scan(tmp_path, features=FEATURES[:, 0])
+    same(open_split(tmp_path, "train"), FEATURES[:, :1])
+    with h5py.File(tmp_path / "dev.h5", "w") as file:
+        file["features"], file["image_of_caption"] = FEATURES[:, 0], OWNER
+        file["captions"] = np.array(CAPTIONS, h5py.string_dtype())
+    same(open_split(tmp_path, "dev"), FEATURES[:, :1])
+
+
+# --- padding
+
+@pytest.mark.parametrize("layout", ["npy", "repeated", "h5", "h5 of chunks"])
+def test_zeros_behind_the_last_region_are_padding(tmp_path, layout):
+    features = FEATURES.copy()
+    features[1, 1:], features[2, 2], features[3, 0], features[4] = 0, -0., 0, 0     # 3: a zero region in front; 4: nothing else
+    mask = np.ones((N, M), bool)
+    mask[1, 1:] = mask[2, 2] = False
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        if layout.startswith("h5"):
+            with h5py.File(tmp_path / "train.h5", "w") as file:
+                file.create_dataset("features", data=features, chunks=(1, M, F) if "chunks" in layout else None)
+                file["image_of_caption"], file["captions"] = OWNER, np.array(CAPTIONS, h5py.string_dtype())
+        else: write_scan(tmp_path, features=features.repeat(5, axis=0) if layout == "repeated" else features)
+        split = open_split(tmp_path, "train")
+        split.block(0, N)
+    np.testing.assert_array_equal(split.mask, mask)
+    assert [len(split.regions(i)) for i in range(N)] == [3, 1, 2, 3, 3, 3]
+    assert len(said) == 2
+    assert "2 of 6 images end with regions of zeros, 3 regions" in str(said[0].message)
+    assert "1 of 6 images hold only zeros, the first is image 4" in str(said[1].message)
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_a_mask_beside_the_features_is_read(tmp_path, rows):
+    features, mask = FEATURES.copy(), np.arange(M) < np.array([3, 2, 1, 3, 3, 2])[:, None]
+    features[0, 2] = 0
+    write_scan(tmp_path, features=features.repeat(rows, axis=0))
+    for given in (mask, mask.astype(int), mask.repeat(rows, axis=0)):
+        np.save(tmp_path / "train_mask.npy", given)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            np.testing.assert_array_equal(open_split(tmp_path, "train").mask, mask)
+    for bad in (mask[:, :2], mask * 2, mask * .5):
+        np.save(tmp_path / "train_mask.npy", bad)
+        with pytest.raises(ValueError, match=r"train_mask\.npy"): open_split(tmp_path, "train")
+
+
+# --- what a run began with
+
+@pytest.mark.parametrize("layout", ["npy", "h5"])
+def test_a_run_reads_what_it_began_with(tmp_path, layout):
+    write_scan(tmp_path)
+    if layout == "h5": convert(tmp_path, tmp_path, progress=False)
+    rows = Rows(tmp_path / "train_ims.npy") if layout == "npy" else Rows(tmp_path / "train.h5", "features")
+    sent = pickle.dumps(rows)
+    write_scan(tmp_path, features=FEATURES + 1)
+    if layout == "h5": write_split(tmp_path / "train.h5", FEATURES + 1, CAPTIONS, OWNER)
+    with pytest.raises(ValueError, match="another file than the one this run began with"): pickle.loads(sent)[0]
+    rows.close()
+    with pytest.raises(ValueError, match="another file than the one this run began with"): rows[0]
+
+
+def test_a_file_cut_short_in_a_run(tmp_path):
+    write_scan(tmp_path)
+    split = open_split(tmp_path, "train")
+    with open(tmp_path / "train_ims.npy", "rb+") as file: file.truncate(200)
+    with pytest.raises(ValueError, match=r"train_ims\.npy was changed or cut short"): split.regions(N - 1)
+
+
 # --- captions
 
 @pytest.mark.parametrize(("content", "message"), [
     (b"a dog\n\na cat\n", r"x_caps\.txt, line 2: empty caption"), (b"\na dog\n", "line 1: empty"), (b"a dog\n   \n", "line 2: empty"),
-    (b"a dog\na cat\n\n", "line 3: empty"), (b"a dog\na caf\xe9\n", "line 2: not UTF-8"),
+    (b"a dog\na cat\n\n", "line 3: empty"), (b"a dog\na caf\xe9\n", "line 2 is not UTF-8"),
 ])
 def test_bad_captions(tmp_path, content, message):
     (tmp_path / "x_caps.txt").write_bytes(content)
@@ -203,7 +362,7 @@ def test_a_truncated_npy(tmp_path, keep):
     write_scan(tmp_path)
     path = tmp_path / "train_ims.npy"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"train_ims\.npy cannot be read"): open_split(tmp_path, "train")
+    with pytest.raises(ValueError, match=r"train_ims\.npy.*(is empty|damaged|cut short)"): open_split(tmp_path, "train")
 
 
 class Bomb:
@@ -217,7 +376,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, how):
     bomb.path = tmp_path / "it ran"
     if how == "object array": np.save(tmp_path / "train_ims.npy", np.array([bomb] * N, dtype=object), allow_pickle=True)
     else: (tmp_path / "train_ims.npy").write_bytes(pickle.dumps(bomb))
-    with pytest.raises(ValueError, match=r"train_ims\.npy cannot be read.*pickle"): open_split(tmp_path, "train")
+    with pytest.raises(ValueError, match=r"train_ims\.npy (holds Python objects.*pickle|is a pickle)"): open_split(tmp_path, "train")
     assert not bomb.path.exists()
 
 
@@ -227,15 +386,15 @@ def test_an_archive_is_not_an_array(tmp_path):
     with pytest.raises(ValueError, match=r"train_ims\.npy is an archive"): open_split(tmp_path, "train")
 
 
-@pytest.mark.parametrize("shape", [(N, M * F), (N, M, F, 1), (N, 0, F), (N, M, 0)])
+@pytest.mark.parametrize("shape", [(N * M * F,), (N, M, F, 1), (N, 0, F), (N, M, 0)])
 def test_features_of_another_shape(tmp_path, shape):
     write_scan(tmp_path, features=np.zeros(shape, np.float32))
-    with pytest.raises(ValueError, match=r"train_ims\.npy.*features must be"): open_split(tmp_path, "train")
+    with pytest.raises(ValueError, match=r"train_ims\.npy.*expected features \(images, regions, numbers\)"): open_split(tmp_path, "train")
 
 
 def test_features_that_are_no_numbers(tmp_path):
     write_scan(tmp_path, features=np.full((N, M, F), "x"))
-    with pytest.raises(ValueError, match="not numbers"): open_split(tmp_path, "train")
+    with pytest.raises(ValueError, match="holds text .*, not floating point numbers or whole numbers"): open_split(tmp_path, "train")
 
 
 # --- folders
@@ -335,13 +494,97 @@ def test_a_truncated_h5(tmp_path, share):
     path = write_split(tmp_path / "train.h5", FEATURES, CAPTIONS, OWNER)
     content = path.read_bytes()
     path.write_bytes(content[:int(share * len(content))])
-    with pytest.raises(ValueError, match=r"train\.h5 cannot be read"): open_split(tmp_path, "train")
+    with pytest.raises(ValueError, match=r"train\.h5 (is empty|cannot be opened)"): open_split(tmp_path, "train")
     with pytest.raises(ValueError, match=r"train\.h5"): convert(tmp_path, tmp_path / "out", progress=False)
 
 
 def test_an_h5_without_its_parts(tmp_path):
     with h5py.File(tmp_path / "x.h5", "w") as file: file["features"] = FEATURES
-    with pytest.raises(ValueError, match=r"x\.h5 lacks captions, image_of_caption"): open_split(tmp_path, "x")
+    with pytest.raises(ValueError, match=r"x\.h5 has no member captions"): open_split(tmp_path, "x")
+
+
+@pytest.mark.parametrize(("member", "value", "message"), [
+    ("image_of_caption", OWNER + .9, "member image_of_caption holds floating point numbers"),
+    ("image_of_caption", np.array(["0"] * 30, h5py.string_dtype()), "member image_of_caption holds text"),
+    ("captions", np.arange(30), "member captions holds whole numbers"),
+    ("captions", np.array([b"\xff"] * 30, h5py.string_dtype()), r"member captions\[0\] is not UTF-8"),
+    ("captions", np.array(["a" * 10_001] * 30, h5py.string_dtype()), "at most 10,000"),
+    ("features", np.ones((N, M, F), complex), "member features holds complex numbers"),
+    ("features", np.ones((N, M, F, 1)), "member features has 4 axes"),
+    ("mask", np.full((N, M), .5), "member mask holds floating"), ("mask", np.full((N, M), 2), "member mask holds other numbers than 0 and 1"),
+    ("boxes", np.ones((N, M)), "member boxes has 2 axes"), ("ids", np.ones(N), "member ids holds floating"),
+    ("ids", np.zeros(N, int), "two images have the id '0'"), ("features", None, "member features is a group"),
+    ("captions", "link", "member captions points elsewhere"),
+])
+def test_members_of_another_kind(tmp_path, member, value, message):
+    write_split(tmp_path / "x.h5", FEATURES, CAPTIONS, OWNER)
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        if member in file: del file[member]
+        if value is None: file.create_group(member)
+        elif isinstance(value, str): file[member] = h5py.ExternalLink("other.h5", "captions")
+        else: file[member] = value
+    with pytest.raises(ValueError, match=message) as problem: open_split(tmp_path, "x")
+    assert "x.h5" in str(problem.value)
+    assert "\n" not in str(problem.value)
+
+
+def test_numbers_as_ids_become_text(tmp_path):
+    write_split(tmp_path / "x.h5", FEATURES, CAPTIONS, OWNER)
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        del file["ids"]
+        file["ids"] = np.arange(N) * 3
+    assert open_split(tmp_path, "x").ids == [str(3 * i) for i in range(N)]
+
+
+@pytest.mark.parametrize(("blocks", "value"), [([np.float64], 1e300), ([np.float16, np.float32], 7e4), ([np.float16, np.float64], -7e4)])
+def test_numbers_that_the_file_cannot_hold(tmp_path, blocks, value):
+    features = FEATURES.astype(np.float64)
+    features[4, 1, 2] = value
+    size = N // len(blocks)
+    given = (features[i * size:(i + 1) * size].astype(dtype) for i, dtype in enumerate(blocks))
+    with pytest.raises(ValueError, match=r"x\.h5: image 4, region 1 holds (1e\+300, more than float32|7e\+04, more than float16) can"):
+        write_split(tmp_path / "x.h5", given, CAPTIONS, OWNER)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../victim", "/tmp/x", "a/b", "", ".", "x.y", "a b", "x" * 41, "a\nb"])
+def test_names_that_are_no_splits(tmp_path, name):
+    write_scan(tmp_path)
+    with pytest.raises(ValueError, match="is no name of a split") as problem: open_split(tmp_path, name)
+    assert "\n" not in str(problem.value)
+    with pytest.raises(ValueError, match="is no name of a split"): split_name(name, "dataset.json")
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from cmr.data import write_split
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+try: write_split(Path(sys.argv[1]) / "x.h5", (np.ones((1, 16, 64), "float32") for _ in range(200)), ["a dog"] * 200, range(200))
+except OSError as problem: print("refused:", problem)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of this kind")
+def test_a_full_disk_ends_in_one_line_and_leaves_nothing(tmp_path):
+    ended = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("refused: [Errno")
+    assert "x.h5" in ended.stdout
+    assert ended.stdout.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    with pytest.raises(OSError, match=r"x\.h5 needs .* MB, the disk has 0\.0 MB left"): write_split(tmp_path / "x.h5", FEATURES, CAPTIONS, OWNER)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_has_no_room_left_over(tmp_path):
+    one = write_split(tmp_path / "one.h5", FEATURES, CAPTIONS, OWNER).stat().st_size
+    assert one < 60_000                                           # what was reserved beyond the need is given back
 
 
 # --- words
