@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,10 +17,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..encoders import Fragments
+from ..files import printable
 
 # %% auto #0
-__all__ = ['rank_and_world_size', 'all_gather', 'Gather', 'gather_fragments', 'Columns', 'joint_scores', 'all_reduce_gradients',
-           'all_reduce_max', 'from_main', 'check_device', 'make_accelerator', 'repeatable', 'explain_lost_process']
+__all__ = ['UNKNOWN_LAUNCHES', 'rank_and_world_size', 'all_gather', 'Gather', 'gather_fragments', 'Columns', 'joint_scores',
+           'all_reduce_gradients', 'all_reduce_max', 'from_main', 'check_device', 'check_launcher', 'choose_precision',
+           'make_accelerator', 'repeatable', 'explain_lost_process']
 
 # %% ../../nbs/training/distributed.ipynb #19a87f0a
 def rank_and_world_size() -> tuple[int, int]:
@@ -119,15 +122,53 @@ def check_device(device: str, precision: str | None) -> None:
     there = torch.cuda.device_count()
     need(device == "cpu" or started <= there, f"{started} processes for {there} GPUs: start one for each")
 
+# %% ../../nbs/training/distributed.ipynb #e1aa0002
+UNKNOWN_LAUNCHES = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+                    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config", "ACCELERATE_USE_SAGEMAKER": "SageMaker"}
+
+def check_launcher(
+    accumulate: int = 1,  # the recipe's
+) -> None:
+    "ValueError naming what accelerate's configuration asks for and no training here does."
+    def asked(name): return os.environ.get(name, "").strip().lower()
+    def refuse(what, name, instead):
+        raise ValueError(f"accelerate's configuration asks for {what} ({name}={printable(os.environ[name], 40)}), "
+                         f"which this training does not follow: {instead}")
+    for name, what in UNKNOWN_LAUNCHES.items():
+        if asked(name) in ("1", "true", "yes", "on", "t", "y"): refuse(what, name, "take it out of there (accelerate config)")
+    name = "ACCELERATE_DYNAMO_BACKEND"
+    if asked(name) not in ("", "no"): refuse("compiled models", name, "launch with --dynamo_backend no")
+    name = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
+    if asked(name) not in ("", "1", str(accumulate)):
+        refuse("gradient accumulation", name, "leave it out there, and say --set accumulate=N, which the recipe remembers")
+
+def choose_precision(
+    asked: str | None,            # as for make_accelerator
+    recorded: str | None = None,  # of the run that goes on
+) -> str:                         # "fp32", "tf32" or "bf16"
+    "What is asked for, else what accelerate's configuration says, else the run's. A Note where the first two differ; ValueError for fp16."
+    name = "ACCELERATE_MIXED_PRECISION"
+    launcher = os.environ.get(name, "no").strip().lower()
+    if asked and launcher not in ("no", asked):
+        warnings.warn(f"--precision {asked} goes before {name}={printable(launcher, 20)} of accelerate's configuration", stacklevel=2)
+    if asked or launcher == "no": return asked or recorded or "fp32"
+    if launcher != "bf16":
+        raise ValueError(f"accelerate's configuration asks for mixed precision {printable(launcher, 20)} ({name}), which this training "
+                         "does not know: choose bf16 or no there, or fp32, tf32 or bf16 with --precision")
+    return launcher
+
 # %% ../../nbs/training/distributed.ipynb #1dd322c0
 def make_accelerator(
     device: str | None = None,    # "cpu" or "cuda"; None: the GPU if there is one
-    precision: str | None = None, # "fp32", "tf32" or "bf16"; None: fp32
+    precision: str | None = None, # "fp32", "tf32" or "bf16"; None: as accelerate's configuration says, else fp32
+    accumulate: int = 1,          # the recipe's batches for one step
 ):                                # accelerate.Accelerator
     "Where and how precisely to compute; connects the processes of a launcher. ValueError for what this machine does not have."
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from accelerate.utils import InitProcessGroupKwargs, parse_flag_from_env
+    check_launcher(accumulate)
+    precision = precision or choose_precision(None)
     device = device or ("cuda" if torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU") else "cpu")
     check_device(device, precision)
     if device == "cuda":
@@ -135,7 +176,9 @@ def make_accelerator(
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
     AcceleratorState._reset_state(reset_partial_state=True) # a notebook may ask for another one later
     patient = InitProcessGroupKwargs(timeout=timedelta(days=1)) # the others wait while the main process evaluates
-    return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no", kwargs_handlers=[patient])
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no", kwargs_handlers=[patient])
+    accelerator.gradient_accumulation_steps = 1 # the recipe's loss is a sum: nothing is to be divided
+    return accelerator
 
 # %% ../../nbs/training/distributed.ipynb #a4aca6de
 @contextmanager
