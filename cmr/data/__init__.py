@@ -8,9 +8,12 @@ from cmr.data.datasets import (
     batches,
     check_vocabulary,
     collate,
+    feature_digest,
+    link_captions,
     open_split,
     pad,
     read_captions,
+    split_name,
     splits,
     write_split,
 )
@@ -18,5 +21,5 @@ from cmr.data.importers import Karpathy, convert, convert_karpathy, read_karpath
 from cmr.data.vocabulary import END, MARKS, PAD, START, UNK, Vocabulary, tokenize, unknown_share
 
 __all__ = ["END", "MARKS", "PAD", "START", "UNK", "Batch", "CaptionPairs", "ImageCaptions", "Karpathy", "Rows", "Vocabulary", "batches",
-           "check_vocabulary", "collate", "convert", "convert_karpathy", "open_split", "pad", "read_captions", "read_karpathy", "splits",
-           "tokenize", "unknown_share", "write_split"]
+           "check_vocabulary", "collate", "convert", "convert_karpathy", "feature_digest", "link_captions", "open_split", "pad",
+           "read_captions", "read_karpathy", "split_name", "splits", "tokenize", "unknown_share", "write_split"]
