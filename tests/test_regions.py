@@ -1,14 +1,17 @@
 "Regions: windows, network, labels, suppression, encoding, weights; each against something literal or worked by hand."
 
 import copy
+import json
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from tiny import digests
 
+from cmr.data import open_split
 from cmr.world import regions as R
-from cmr.world.scenes import SIZE, Scene, Thing, draw, make_split
+from cmr.world.scenes import SIZE, Scene, Thing, draw, load_entries, make_split
 
 RING = Thing("ring", "red", "large", "plain", x=48, y=66, radius=16)
 DIAMOND = Thing("diamond", "blue", "small", "striped", x=96, y=60, radius=10)
@@ -199,12 +202,12 @@ def test_weights_that_are_none(tmp_path):
     with pytest.raises(FileNotFoundError, match="mine.safetensors"): R.load_detector(path)
     for size in (0, 5, 1000, R.WEIGHTS.stat().st_size - 1):
         path.write_bytes(R.WEIGHTS.read_bytes()[:size])
-        with pytest.raises(ValueError, match="mine.safetensors.*only a part.*save_detector"): R.load_detector(path)
+        with pytest.raises(ValueError, match="mine.safetensors is (empty|damaged|a binary file|[^:]*cut short)"): R.load_detector(path)
     state = R.load_detector().state_dict()
     short = {k: v for k, v in state.items() if k != "heads.size.bias"}
     for foreign in ({"gru.weight": torch.zeros(3)}, short, {"trunk.6.weight": torch.zeros(())}):
         safetensors.torch.save_file(foreign, path)
-        with pytest.raises(ValueError, match="mine.safetensors.*not a detector's weights"): R.load_detector(path)
+        with pytest.raises(ValueError, match="mine.safetensors is not a detector's weights, or only a part.*save_detector"): R.load_detector(path)
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
@@ -306,3 +309,91 @@ def test_pictures_at_the_door(world, tmp_path):
 def test_a_picture_of_nothing_has_36_regions_too(picture):
     empty = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3)) if picture is None else picture((1, SIZE, SIZE, 3)) * 255
     assert R.encode_pictures(empty.astype(np.uint8), progress=False)[0].shape == (1, 36, 72)
+
+
+# --- the world in a folder
+
+COUNTS = {"train": 6, "dev": 6}
+
+
+def told(folder, split):
+    open_split(folder, split)
+    return load_entries(folder / f"{split}_scenes.json")
+
+
+def test_a_folder_says_which_world_it_is(tmp_path):
+    R.make_scenes(tmp_path, 1, COUNTS, progress=False)
+    about = json.loads((tmp_path / "world.json").read_text())
+    assert (about["format"], about["seed"], about["counts"], sorted(about["files"])) == (1, 1, COUNTS, ["dev", "train"])
+    assert sorted(about["files"]["dev"]) == ["dev.h5", "dev_pictures.npy", "dev_scenes.json"]
+    assert told(tmp_path, "dev") == make_split("dev", 6, 1, progress=False)
+    before = digests(tmp_path)
+    R.make_scenes(tmp_path, 1, COUNTS, progress=False)            # the same again
+    assert digests(tmp_path) == before
+    (tmp_path / "world.json").unlink()                            # an older folder
+    told(tmp_path, "train")
+
+
+def test_a_redraw_that_was_stopped_is_no_mixture(tmp_path, monkeypatch):
+    R.make_scenes(tmp_path, 1, COUNTS, progress=False)
+    real = R.write_scenes
+    def stopped(folder, split, *rest):
+        if split == "dev": raise KeyboardInterrupt
+        return real(folder, split, *rest)
+    monkeypatch.setattr(R, "write_scenes", stopped)
+    with pytest.raises(KeyboardInterrupt): R.make_scenes(tmp_path, 2, COUNTS, progress=False)
+    assert told(tmp_path, "train") == make_split("train", 6, 2, progress=False)
+    for act in (lambda: open_split(tmp_path, "dev"), lambda: load_entries(tmp_path / "dev_scenes.json")):
+        with pytest.raises(ValueError, match=r"dev.* belongs to no finished split .*world of seed 2.*cmr data scenes --out .* --seed 2"): act()
+    monkeypatch.setattr(R, "write_scenes", real)
+    R.make_scenes(tmp_path, 2, COUNTS, progress=False)
+    assert told(tmp_path, "dev") == make_split("dev", 6, 2, progress=False)
+
+
+@pytest.mark.parametrize("until", ["train_pictures.npy", "train_scenes.json", "train.h5"])
+def test_a_split_that_was_stopped_between_its_files(tmp_path, monkeypatch, until):
+    R.make_scenes(tmp_path, 1, COUNTS, progress=False)
+    def stop(path):
+        if str(path).endswith(until): raise KeyboardInterrupt
+    def stopping(write, place):
+        def wrapped(*given):
+            write(*given)
+            stop(given[place])
+        return wrapped
+    for name, place in (("save_pictures", 1), ("save_entries", 1), ("write_split", 0)):
+        monkeypatch.setattr(R, name, stopping(getattr(R, name), place))
+    with pytest.raises(KeyboardInterrupt): R.make_scenes(tmp_path, 2, COUNTS, progress=False)
+    for split in COUNTS:
+        with pytest.raises(ValueError, match="belongs to no finished split"): open_split(tmp_path, split)
+
+
+def test_a_file_of_another_world(tmp_path):
+    for seed in (1, 2): R.make_scenes(tmp_path / str(seed), seed, COUNTS, progress=False)
+    for name in ("dev.h5", "dev_scenes.json"):
+        (tmp_path / "1" / name).write_bytes((tmp_path / "2" / name).read_bytes())
+        with pytest.raises(ValueError, match=rf"{name} is not the file that world\.json beside it names .a world of seed 1."): told(tmp_path / "1", "dev")
+        R.make_scenes(tmp_path / "1", 1, COUNTS, progress=False)
+    (tmp_path / "1" / "world.json").unlink()
+    (tmp_path / "1" / "dev_scenes.json").write_bytes((tmp_path / "2" / "dev_scenes.json").read_bytes())
+    with pytest.raises(ValueError, match=r"dev_scenes\.json and dev\.h5 beside it are of different splits or worlds"): told(tmp_path / "1", "dev")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"seed": "1", "counts": {}}', '{"seed": 1}', '{"format": 2, "seed": 1, "counts": {}}', "{" * 5000])
+def test_a_manifest_that_is_none(tmp_path, content):
+    R.make_scenes(tmp_path, 1, {"dev": 6}, progress=False)
+    (tmp_path / "world.json").write_text(content)
+    with pytest.raises(ValueError, match=r"world\.json") as problem: open_split(tmp_path, "dev")
+    assert "cmr data scenes" in str(problem.value)
+    R.make_scenes(tmp_path, 1, {"dev": 6}, progress=False)        # the remedy
+    told(tmp_path, "dev")
+
+
+def test_fewer_scenes_of_a_drawn_and_of_an_older_folder(tmp_path):
+    R.make_scenes(tmp_path / "a", 3, {"dev": 12}, progress=False)
+    R.fewer_scenes(tmp_path / "a", tmp_path / "b", {"dev": 6})
+    assert json.loads((tmp_path / "b" / "world.json").read_text())["seed"] == 3
+    assert told(tmp_path / "b", "dev") == make_split("dev", 6, 3, progress=False)
+    (tmp_path / "a" / "world.json").unlink()
+    R.fewer_scenes(tmp_path / "a", tmp_path / "b", {"dev": 3})
+    assert not (tmp_path / "b" / "world.json").exists()
+    assert len(told(tmp_path / "b", "dev")) == 3

@@ -39,6 +39,7 @@ from cmr.world.scenes import (
     fits,
     holds,
     is_true,
+    entry_to_json,
     load_entries,
     make_scene,
     make_split,
@@ -537,7 +538,34 @@ def test_a_bad_file_is_named(tmp_path, how):
     path = tmp_path / "bad_scenes.json"
     save_entries([Entry(SCENE, (Caption("a ring", Meaning(((("shape", "ring"),),), ())),))], path)
     path.write_text(BAD[how](path.read_text(encoding="utf-8")), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"bad_scenes\.json: not a scenes file .*cmr data scenes"): load_entries(path)
+    with pytest.raises(ValueError, match=r"bad_scenes\.json (is not|is empty).*(a scenes file).*"): load_entries(path)
+
+
+def changed(entry, path, value):
+    "An entry's json with one value replaced."
+    found = json.loads(json.dumps(entry_to_json(entry)))
+    at = found
+    for key in path[:-1]: at = at[key]
+    at[path[-1]] = value
+    return found
+
+
+@pytest.mark.parametrize(("path", "value"), [
+    (("things", 0, "shape"), "blob"), (("things", 0, "colour"), "mauve"), (("things", 0, "size"), 3), (("things", 0, "pattern"), None),
+    (("things", 0, "x"), 1e9), (("things", 0, "x"), "44"), (("things", 0, "radius"), 0), (("things", 0, "radius"), -1.),
+    (("things", 0, "x"), math.nan), (("things", 0, "angle"), math.inf), (("noise",), -1), (("noise",), 2**70), (("noise",), .5), (("noise",), True),
+    (("twin",), -2), (("twin",), 0), (("twin",), 1), (("twin",), 99), (("twin",), 2**70), (("twin",), "1"),
+    (("captions", 0, "text"), ""), (("captions", 0, "text"), "a" * 10_001), (("captions", 0, "text"), 3), (("captions", 0, "things"), []),
+    (("captions", 0, "things", 0), {"shape": "ring", "color": "red"}), (("captions", 0, "things", 0), {"colour": "red"}),
+    (("captions", 0, "relations"), [["likes", 0, 0]]), (("captions", 0, "relations"), [["touches", 0, 9]]),
+    (("captions", 0, "relations"), [["touches", -1, 0]]), (("captions", 0, "relations"), [["touches", 0]]), (("captions",), {}),
+])
+def test_a_scene_that_cannot_be(tmp_path, split, path, value):
+    alone = next(e for e in split if e.twin == -1)
+    file = tmp_path / "bad_scenes.json"
+    file.write_text(json.dumps([changed(alone, path, value), entry_to_json(alone)]))
+    with pytest.raises(ValueError, match=r"bad_scenes\.json is not a scenes file: .*cmr data scenes") as problem: load_entries(file)
+    assert "\n" not in str(problem.value)
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path):

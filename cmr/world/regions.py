@@ -6,7 +6,8 @@
 __all__ = ['WINDOW', 'STRIDE', 'LEVELS', 'REGIONS', 'NAMES', 'WEIGHTS', 'as_input', 'pyramid', 'windows_across', 'grid_boxes',
            'cut_windows', 'Detector', 'box_iou', 'thing_boxes', 'frame_quality', 'label_windows', 'pick_windows',
            'sample_crops', 'detector_loss', 'train_detector', 'save_detector', 'load_detector', 'keep_best',
-           'box_geometry', 'encode_pictures', 'name_regions', 'write_scenes', 'make_scenes', 'fewer_scenes']
+           'box_geometry', 'encode_pictures', 'name_regions', 'save_pictures', 'write_scenes', 'begin_world',
+           'finish_split', 'make_scenes', 'fewer_scenes']
 
 # %% ../../nbs/world/regions.ipynb #fd9e2cd8
 from importlib.resources import files
@@ -14,15 +15,13 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from ..data.datasets import open_split, write_split
-from ..files import atomic_write
+from ..data.datasets import WORLD, Manifest, open_split, read_manifest, split_name, write_split
+from ..files import atomic_write, check_room, file_digest, open_npy, printable, read_tensors, write_tensors, write_text
 from .scenes import COLOURS, PATTERNS, SHAPES, SIZE, SIZES, Scene, draw, load_entries, make_split, save_entries
 
 # %% ../../nbs/world/regions.ipynb #a256d448
@@ -227,24 +226,21 @@ def save_detector(
     path: str | Path, # a .safetensors file
 ) -> None:
     "Write the weights, whole or not at all."
-    with atomic_write(path) as partial: partial.write_bytes(safetensors.torch.save(model.state_dict()))
+    write_tensors(path, model.state_dict())
 
 # %% ../../nbs/world/regions.ipynb #3bbf2ca5
 def load_detector(
     path: str | Path = WEIGHTS, # a file that save_detector wrote
 ) -> Detector:                  # in eval mode
     "A trained detector: by default the one that ships. FileNotFoundError, or ValueError for a file that is not a detector's."
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file. load_detector() takes the weights that ship; "
-                                "save_detector writes those of train_detector")
+    remedy = "load_detector() takes the weights that ship; save_detector writes those of train_detector"
+    state, _ = read_tensors(path, "a detector's weights", remedy)
     try:
-        state = safetensors.torch.load_file(path)
         model = Detector(len(state["trunk.6.weight"]))
         model.load_state_dict(state)
-    except (SafetensorError, KeyError, TypeError, RuntimeError) as problem:
-        raise ValueError(f"{path}: not a detector's weights, or only a part of them ({problem}). "
-                         "Copy the file again, or write it with save_detector") from problem
+    except (KeyError, TypeError, RuntimeError) as problem:
+        raise ValueError(f"{printable(path)} is not a detector's weights, or only a part of them ({printable(problem, 200)}): "
+                         f"{remedy}") from problem
     return model.eval()
 
 # %% ../../nbs/world/regions.ipynb #7d4c92c5
@@ -311,6 +307,14 @@ def name_regions(
     return {"object": logits["object"][..., 0].sigmoid().numpy()} | {k: np.array(v)[logits[k].argmax(-1).numpy()] for k, v in NAMES.items()}
 
 # %% ../../nbs/world/regions.ipynb #a7788285
+def save_pictures(
+    pictures: np.ndarray, # (n, 128, 128, 3) uint8
+    path: Path,           # the .npy to write
+) -> None:
+    "Write pictures whole or not at all; OSError where the disk has no room for them."
+    check_room(path, pictures.nbytes)
+    with atomic_write(path) as partial, open(partial, "wb") as file: np.save(file, pictures)
+
 def write_scenes(
     folder: Path,
     split: str,           # its name, part of the seed
@@ -323,12 +327,39 @@ def write_scenes(
     entries = make_split(split, count, seed, progress)
     pictures = np.stack([draw(e.scene) for e in tqdm(entries, desc=f"{split}: drawing", delay=2, disable=not progress)])
     features, boxes = encode_pictures(pictures, detector, progress=progress)
-    with atomic_write(folder / f"{split}_pictures.npy") as partial, open(partial, "wb") as file: np.save(file, pictures)
+    save_pictures(pictures, folder / f"{split}_pictures.npy")
     save_entries(entries, folder / f"{split}_scenes.json")
     image_of_caption = np.repeat(np.arange(count), [len(e.captions) for e in entries])
     captions = [c.text for e in entries for c in e.captions]
     ids = [f"{split}-{i}" for i in range(count)]
     return write_split(folder / f"{split}.h5", features, captions, image_of_caption, ids, boxes)
+
+# %% ../../nbs/world/regions.ipynb #98a7ca49
+def begin_world(
+    folder: str | Path,
+    seed: int,
+    counts: dict[str, int], # pictures of the splits that are going to be written
+) -> Manifest:
+    "Write a folder's manifest anew: other splits of the same seed stay in it, those to be written and those of another seed do not."
+    old = None
+    if (Path(folder) / WORLD).is_file():
+        try: old = read_manifest(folder)
+        except ValueError: pass                    # what cannot be read is written anew
+    kept = {split: files for split, files in old.files.items() if split not in counts} if old and old.seed == seed else {}
+    sizes = old.counts if old and old.seed == seed else {}
+    about = Manifest(seed=seed, counts={**sizes, **counts}, files=kept)
+    write_text(Path(folder) / WORLD, about.model_dump_json(indent=1))
+    return about
+
+def finish_split(
+    folder: str | Path,
+    about: Manifest,        # what `begin_world` gave
+    split: str,
+) -> None:
+    "Write the digests of a finished split's files into the manifest."
+    names = [name for end in (".h5", "_scenes.json", "_pictures.npy") if (Path(folder) / (name := split + end)).is_file()]
+    about.files[split] = {name: file_digest(Path(folder) / name) for name in names}
+    write_text(Path(folder) / WORLD, about.model_dump_json(indent=1))
 
 # %% ../../nbs/world/regions.ipynb #98a7ca4a
 def make_scenes(
@@ -337,9 +368,14 @@ def make_scenes(
     counts: dict[str, int] | None = None,  # pictures of each split; None: train 3,000, dev 500, test 500
     progress: bool = True,                 # show bars with time left
 ) -> list[Path]:                           # the HDF5 files
-    "Draw the built-in world and encode it: {split}.h5, {split}_pictures.npy and {split}_scenes.json for each split."
-    counts, detector = counts or {"train": 3000, "dev": 500, "test": 500}, load_detector()
-    return [write_scenes(Path(folder), split, count, seed, detector, progress) for split, count in counts.items()]
+    "Draw the built-in world and encode it: {split}.h5, {split}_pictures.npy and {split}_scenes.json for each split, and world.json."
+    counts, detector, written = counts or {"train": 3000, "dev": 500, "test": 500}, load_detector(), []
+    for split in counts: split_name(split)
+    about = begin_world(folder, seed, counts)
+    for split, count in counts.items():
+        written.append(write_scenes(Path(folder), split, count, seed, detector, progress))
+        finish_split(folder, about, split)
+    return written
 
 # %% ../../nbs/world/regions.ipynb #6924d253
 def fewer_scenes(
@@ -348,6 +384,9 @@ def fewer_scenes(
     counts: dict[str, int],  # pictures of each split, at most as many as there are
 ) -> None:
     "Copy a smaller world out of a larger one, a third of it in pairs of twins as before."
+    old = read_manifest(source)
+    about = begin_world(out, old.seed, counts) if old else None
+    if old is None: (Path(out) / WORLD).unlink(missing_ok=True)     # the source does not say which world it is
     for split, n in counts.items():
         whole, entries = open_split(source, split), load_entries(Path(source) / f"{split}_scenes.json")
         twins, all_twins = n // 3 // 2 * 2, len(entries) // 3 // 2 * 2
@@ -357,5 +396,6 @@ def fewer_scenes(
         ids, path = [whole.ids[i] for i in keep], Path(out) / f"{split}.h5"
         write_split(path, whole.features[keep], captions, image_of_caption, ids, whole.boxes[keep])
         save_entries([entries[i] for i in keep], Path(out) / f"{split}_scenes.json")
-        drawn = np.load(Path(source) / f"{split}_pictures.npy", mmap_mode="r", allow_pickle=False)
-        with atomic_write(Path(out) / f"{split}_pictures.npy") as partial, open(partial, "wb") as file: np.save(file, drawn[keep])
+        drawn = open_npy(Path(source) / f"{split}_pictures.npy", "pictures", "u", (4,), "(images, rows, columns, 3)")
+        save_pictures(np.stack([drawn[i] for i in keep]), Path(out) / f"{split}_pictures.npy")
+        if about: finish_split(out, about, split)

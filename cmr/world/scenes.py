@@ -11,8 +11,8 @@ __all__ = ['SIZE', 'COLOURS', 'LIGHT', 'SIZES', 'PATTERNS', 'RELATIONS', 'PLACES
            'inside', 'make_scene', 'texture', 'paint', 'draw', 'Meaning', 'Caption', 'fits', 'is_true', 'phrase',
            'clause', 'which_clause', 'sentence', 'bits', 'claim', 'choose_facts', 'claim_about', 'swap_colours',
            'turn_round', 'twin_captions', 'colour_twin', 'relation_twin', 'Entry', 'single', 'pair', 'make_split',
-           'truth', 'ceiling', 'twin_accuracy', 'entry_to_json', 'entry_from_json', 'save_entries', 'load_entries',
-           'WorldReport', 'recoloured', 'world_report', 'sheet']
+           'truth', 'ceiling', 'twin_accuracy', 'EntryJson', 'entry_to_json', 'entry_from_json', 'save_entries',
+           'load_entries', 'WorldReport', 'recoloured', 'world_report', 'sheet']
 
 # %% ../../nbs/world/scenes.ipynb #7838a1a0
 import json
@@ -24,12 +24,15 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations, permutations
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from PIL import Image, ImageDraw
+from pydantic import AfterValidator, Field
 from tqdm.auto import tqdm
 
-from ..files import atomic_write
+from ..data.datasets import check_world
+from ..files import LONGEST_LINE, FromFile, h5_array, h5_text, open_h5, printable, read_json, write_text
 
 # %% ../../nbs/world/scenes.ipynb #cd319003
 SIZE = 128                                             # canvas, pixels each way
@@ -831,7 +834,51 @@ def twin_accuracy(
              for a, b in zip(np.nonzero(image_of_caption == i)[0], np.nonzero(image_of_caption == j)[0])]
     return 100 * float(np.mean(right)) if right else math.nan
 
+# %% ../../nbs/world/scenes.ipynb #5132bb79
+def _one_of(names: Sequence[str]) -> AfterValidator:
+    "A check that a text is one of these."
+    def check(name: str) -> str:
+        if name not in names: raise ValueError(f"expected one of {', '.join(names)}")
+        return name
+    return AfterValidator(check)
+
+_Shape = Annotated[str, _one_of(SHAPES)]
+_Colour = Annotated[str, _one_of(tuple(COLOURS))]
+_Size = Annotated[str, _one_of(tuple(SIZES))]
+_Pattern = Annotated[str, _one_of(PATTERNS)]
+_Relation = Annotated[str, _one_of(RELATIONS)]
+_Place = Annotated[int | float, Field(gt=-SIZE, lt=2 * SIZE)]      # pixels
+
 # %% ../../nbs/world/scenes.ipynb #5132bb7a
+class _ThingJson(FromFile):
+    shape: _Shape
+    colour: _Colour
+    size: _Size
+    pattern: _Pattern
+    x: _Place
+    y: _Place
+    radius: Annotated[int | float, Field(gt=0, lt=SIZE)]
+    angle: Annotated[int | float, Field(gt=-1000, lt=1000)]
+
+class _ClaimJson(FromFile, extra="forbid"):
+    shape: _Shape
+    colour: _Colour | None = None
+    size: _Size | None = None
+    pattern: _Pattern | None = None
+
+class _CaptionJson(FromFile):
+    text: str = Field(min_length=1, max_length=LONGEST_LINE)
+    things: list[_ClaimJson] = Field(min_length=1)
+    relations: list[tuple[_Relation, int, int]]
+
+class EntryJson(FromFile):
+    "An entry as `{split}_scenes.json` has it; a place outside the canvas or a shape that there is not is refused."
+    things: list[_ThingJson]
+    noise: int = Field(ge=0, lt=2**64)
+    twin: int = Field(ge=-1)
+    captions: list[_CaptionJson]
+
+# %% ../../nbs/world/scenes.ipynb #5132bb7b
 def entry_to_json(
     e: Entry, # any
 ) -> dict:    # of lists, numbers and texts
@@ -840,29 +887,57 @@ def entry_to_json(
     return {"things": [vars(t) for t in e.scene.things], "noise": e.scene.noise, "twin": e.twin, "captions": captions}
 
 def entry_from_json(
-    e: dict,  # what `entry_to_json` gives
-) -> Entry:   # the entry it was made from
-    "An entry from json; KeyError, TypeError or AttributeError where it is none."
-    captions = tuple(Caption(c["text"], Meaning(tuple(tuple(sorted(k.items())) for k in c["things"]), tuple(map(tuple, c["relations"]))))
-                     for c in e["captions"])
-    return Entry(Scene(tuple(Thing(**t) for t in e["things"]), e["noise"]), captions, e["twin"])
+    e: EntryJson, # what `entry_to_json` gives, as json
+) -> Entry:       # the entry it was made from
+    "An entry from json; ValueError where a relation is one of things that the caption does not name."
+    captions = []
+    for c in e.captions:
+        if any(not 0 <= i < len(c.things) for _, *pair in c.relations for i in pair):
+            raise ValueError(f"the caption {printable(repr(c.text), 60)} names {len(c.things)} things, its relations others")
+        claims = tuple(tuple(sorted(k.model_dump(exclude_none=True).items())) for k in c.things)
+        captions.append(Caption(c.text, Meaning(claims, tuple(c.relations))))
+    return Entry(Scene(tuple(Thing(**t.model_dump()) for t in e.things), e.noise), tuple(captions), e.twin)
 
 # %% ../../nbs/world/scenes.ipynb #c7faf86a
+def _check_twins(entries: list, path: Path) -> None:
+    "Raise ValueError where an entry's twin is not its twin."
+    for i, e in enumerate(entries):
+        if e.twin >= len(entries) or e.twin == i or e.twin >= 0 and entries[e.twin].twin != i:
+            raise ValueError(f"{printable(path)} is not a scenes file: entry {i} names {e.twin} as its twin, which is not so the other way "
+                             f"round; make it again with: cmr data scenes")
+
+def _check_captions_beside(entries: list, path: Path) -> None:
+    "Are the captions of {split}.h5, where there is one, those of the scenes?"
+    beside = path.with_name(path.name.removesuffix("_scenes.json") + ".h5")
+    if not path.name.endswith("_scenes.json") or not beside.is_file(): return
+    with open_h5(beside) as file: said, owner = h5_text(file, "captions"), h5_array(file, "image_of_caption", "iu", (1,))
+    here = [(c.text, i) for i, e in enumerate(entries) for c in e.captions]
+    there = list(zip(said, owner.tolist()))
+    if here == there: return
+    first = next((i for i, (a, b) in enumerate(zip(here, there)) if a != b), min(len(here), len(there)))
+    raise ValueError(f"{printable(path)} and {beside.name} beside it are of different splits or worlds: caption {first} is another one "
+                     f"({len(here)} and {len(there)} captions); make both again with: cmr data scenes")
+
+# %% ../../nbs/world/scenes.ipynb #c7faf86b
 def save_entries(
     entries: list,    # of Entry
     path: str | Path, # the json to write
 ) -> None:
     "Write a split's scenes, captions, meanings and twins as json, whole or not at all."
-    text = json.dumps([entry_to_json(e) for e in entries], separators=(",", ":"))
-    with atomic_write(path) as partial: partial.write_text(text, encoding="utf-8")
+    write_text(path, json.dumps([entry_to_json(e) for e in entries], separators=(",", ":")))
 
 def load_entries(
     path: str | Path, # a {split}_scenes.json
 ) -> list:            # of Entry
-    "Read back what `save_entries` wrote; a file that is not such json raises ValueError."
-    try: return [entry_from_json(e) for e in json.loads(Path(path).read_text(encoding="utf-8"))]
-    except (ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise ValueError(f"{path}: not a scenes file ({problem}); make it again with: cmr data scenes") from problem
+    "Read back what `save_entries` wrote. ValueError for other json, and where the folder's manifest or {split}.h5 contradicts it."
+    path, remedy = Path(path), "make it again with: cmr data scenes"
+    found = read_json(path, list[EntryJson], "a scenes file", remedy)
+    try: entries = [entry_from_json(e) for e in found]
+    except ValueError as problem: raise ValueError(f"{printable(path)} is not a scenes file: {problem}; {remedy}") from problem
+    _check_twins(entries, path)
+    check_world(path.parent, path.name.removesuffix("_scenes.json"), path.name)
+    _check_captions_beside(entries, path)
+    return entries
 
 # %% ../../nbs/world/scenes.ipynb #e7e31521
 @dataclass(frozen=True)
