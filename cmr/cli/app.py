@@ -49,14 +49,14 @@ def one_line(
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    "A clear line instead of a traceback (CMR_DEBUG=1 shows both), and for a warning; exit status 2, or 130 after Ctrl-C."
+    "A clear line instead of a traceback (CMR_DEBUG=1 shows both), and for a warning; exit status 2, or 130 after Ctrl-C, 143 after SIGTERM."
     def note(message, *_, **__): typer.secho(f"Note: {printable(message)}", fg=typer.colors.YELLOW, err=True)
     warnings.showwarning = note
     try:
         yield
     except KeyboardInterrupt as stop:
         typer.secho(printable(stop) or "stopped", fg=typer.colors.YELLOW, err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(getattr(stop, "status", 130)) from None
     except (typer.Exit, typer.Abort):
         raise
     except BrokenPipeError:  # who read the output, such as `head`, has gone
