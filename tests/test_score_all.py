@@ -9,9 +9,11 @@ import time
 import warnings
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
 
 from cmr.encoders import Fragments
 from cmr.fast import score_all, scoring
@@ -69,7 +71,7 @@ def never(model):
     return stops(model, 0, AssertionError)
 
 
-def notes(out): return json.loads(Path(f"{out}.json").read_text())
+def notes(out): return json.loads(Path(f"{out}.cmr.json").read_text())
 
 
 # --- the file
@@ -79,7 +81,7 @@ def test_the_file_is_the_matrix(sides, tmp_path):
     out = tmp_path / "deep" / "er" / "s.npy"
     found = score_all(imram(), *sides, max_bytes=SMALL, out=out)
     assert torch.equal(found, whole) and found.dtype == torch.float32 and found.device.type == "cpu"
-    assert sorted(p.name for p in out.parent.iterdir()) == ["s.npy", "s.npy.json"]
+    assert sorted(p.name for p in out.parent.iterdir()) == ["s.npy", "s.npy.cmr.json"]
     stored = np.load(out, allow_pickle=False)
     assert stored.dtype == np.float32 and np.array_equal(stored, whole.numpy())
     image_of_caption = np.arange(70) % 30
@@ -141,7 +143,7 @@ def test_files_of_earlier_versions_are_gone_on_with(sides, finished, tmp_path):
         with pytest.raises(Stop): score_all(stops(imram(), 3), *sides, max_bytes=SMALL, out=out)
     old = notes(out)
     old["settings"] |= {"engine": True, "max_words": 50}
-    Path(f"{out}.json").write_text(json.dumps(old))
+    Path(f"{out}.cmr.json").write_text(json.dumps(old))
     assert torch.equal(score_all(imram(), *sides, out=out), whole)
 
 
@@ -164,7 +166,7 @@ def test_another_evaluation_is_refused(sides, finished, tmp_path):
     if finished: score_all(imram(), *sides, max_bytes=SMALL, out=out)
     else:
         with pytest.raises(Stop): score_all(stops(imram(), 3), *sides, max_bytes=SMALL, out=out)
-    there = out if finished else Path(f"{out}.part")
+    there = out if finished else Path(f"{out}.cmr.part")
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     for name, given in others(*sides).items():
         with pytest.raises(ValueError, match=f"with other {name.strip()}: delete {there}, or give another name"): score_all(*given, out=out)
@@ -179,38 +181,105 @@ def test_what_is_no_file_of_scores_is_not_touched(sides, tmp_path):
     np.save(out, np.zeros((30, 70), np.float32))
     with pytest.raises(ValueError, match="s.npy is no file of scores that can be gone on with"): score_all(imram(), *sides, out=out)
     assert not np.load(out).any() and [p.name for p in tmp_path.iterdir()] == ["s.npy"]
-    with pytest.raises(ValueError, match="is no file of scores"): score_all(imram(), *sides, out=tmp_path)
+    for name in ("scores", "config", "results.json"):
+        with pytest.raises(ValueError, match=r"ends in \.npy"): score_all(imram(), *sides, out=tmp_path / name)
+    for name in ("s.npy", "t.npy.cmr.part", "u.npy.cmr.json", "v.npy.cmr.json"):
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).write_text('{"someone": "else"}' if name[0] == "u" else "mine")
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(ValueError, match=r"s\.npy is no file|t\.npy\.cmr\.part is no file|[uv]\.npy\.cmr\.json is "): score_all(imram(), *sides, out=tmp_path / f"{name[0]}.npy")
+        assert (tmp_path / name).read_bytes() == before
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"tile": [5, 5], "done": 3}', '{"tile": 5, "done": 3}'])
 def test_damaged_notes(sides, text, tmp_path):
     out = tmp_path / "s.npy"
     score_all(imram(), *sides, out=out)
-    Path(f"{out}.json").write_text(text)
-    with pytest.raises(ValueError, match=r"s.npy.json does not belong to it.*delete .*s.npy, or give another name"): score_all(imram(), *sides, out=out)
+    Path(f"{out}.cmr.json").write_text(text)
+    with pytest.raises(ValueError, match=r"s.npy.cmr.json is not what was noted.*delete .*s.npy, or give another name"): score_all(imram(), *sides, out=out)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_wrong_count_turns_no_zeros_into_scores(sides, finished, tmp_path):
+    "Notes that say too many or too few tiles, another tile, or go with other scores: refused, and nothing is touched."
+    out = tmp_path / "s.npy"
+    if finished: score_all(imram(), *sides, max_bytes=SMALL, out=out)
+    else:
+        with pytest.raises(Stop): score_all(stops(imram(), 3), *sides, max_bytes=SMALL, out=out)
+    good, there = notes(out), out if finished else Path(f"{out}.cmr.part")
+    total, scores = -(-30 // good["tile"][0]) * -(-70 // good["tile"][1]), there.read_bytes()
+    for change in ({"done": total if not finished else total - 1}, {"done": total + 1}, {"done": -1}, {"done": 2**70}, {"done": 2.5}, {"done": True}, {"done": "3"},
+                   {"tile": [0, 3]}, {"tile": [10**9, 3]}, {"tile": good["tile"][::-1]}, {"tile": [1]}, {"digest": "0" * 64}, {"digest": 5}, {"images": {}},
+                   {"captions": {"mask": "", "sketch": [None]}}, {"captions": {"mask": good["captions"]["mask"], "sketch": []}}):
+        text = json.dumps({**good, **change})
+        Path(f"{out}.cmr.json").write_text(text)
+        with pytest.raises(ValueError) as refused: score_all(never(imram()), *sides, out=out)
+        assert "\n" not in str(refused.value) and "s.npy" in str(refused.value) and "delete" in str(refused.value)
+        assert there.read_bytes() == scores and Path(f"{out}.cmr.json").read_text() == text
+    Path(f"{out}.cmr.json").write_text(json.dumps(good))
+    there.write_bytes(scores[:128] + np.full((30, 70), 9, np.float32).tobytes())  # other scores
+    with pytest.raises(ValueError, match="its scores are not those that were noted; delete it"): score_all(never(imram()), *sides, out=out)
+    there.write_bytes(scores)
+    assert torch.equal(score_all(imram(), *sides, out=out), score_all(imram(), *sides, max_bytes=SMALL))
+
+
+def test_killed_between_any_two_steps(sides, tmp_path, monkeypatch):
+    "Cut off before each rename and each writing of the array: the next call goes on, and the matrix is the whole one."
+    whole, real = score_all(imram(), *sides, max_bytes=SMALL), os.replace
+    for n in range(6):
+        out, left = tmp_path / f"{n}.npy", [n]
+
+        def replace(a, b, left=left):
+            left[0] -= 1
+            if left[0] < 0: raise Stop
+            real(a, b)
+        monkeypatch.setattr(os, "replace", replace)
+        monkeypatch.setattr(scoring, "_new_array", (lambda path, shape: (path.write_bytes(b"half"), replace(path, path))[0]) if n == 2 else scoring._new_array)
+        try: score_all(imram(), *sides, max_bytes=10**8, out=out)
+        except (Stop, AttributeError, TypeError): pass
+        monkeypatch.undo()
+        assert torch.allclose(score_all(imram(), *sides, max_bytes=SMALL, out=out), whole, atol=1e-3)
+        assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(str(n))) == [f"{n}.npy", f"{n}.npy.cmr.json"]
+
+
+anything = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+                        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=6)
+
+
+@hypothesis.settings(max_examples=60, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.given(key=st.sampled_from(["tile", "done", "digest", "settings", "weights", "images", "captions"]), value=anything)
+def test_any_value_in_any_member_of_the_notes(sides, tmp_path_factory, key, value):
+    out = tmp_path_factory.getbasetemp() / "any-notes" / "s.npy"
+    whole = score_all(imram(), *sides, max_bytes=SMALL, out=out)
+    good = Path(f"{out}.cmr.json").read_text()
+    try:
+        Path(f"{out}.cmr.json").write_text(json.dumps({**json.loads(good), key: value}))
+        try: assert torch.equal(score_all(never(imram()), *sides, max_bytes=SMALL, out=out), whole)
+        except ValueError as problem: assert "\n" not in str(problem) and "s.npy" in str(problem)
+    finally: Path(f"{out}.cmr.json").write_text(good)
 
 
 def test_damaged_scores(sides, tmp_path):
-    out, part = tmp_path / "s.npy", tmp_path / "s.npy.part"
+    out, part = tmp_path / "s.npy", tmp_path / "s.npy.cmr.part"
     with pytest.raises(Stop): score_all(stops(imram(), 3), *sides, max_bytes=SMALL, out=out)
     for spoilt in (part.read_bytes()[:500], b"", b"something else"):
         part.write_bytes(spoilt)
-        with pytest.raises(ValueError, match="s.npy.part is no file of scores"): score_all(imram(), *sides, out=out)
+        with pytest.raises(ValueError, match="s.npy.cmr.part (is cut short|is no|is empty|is a text file|holds Python objects)"): score_all(imram(), *sides, out=out)
     with open(part, "wb") as file: np.save(file, np.array([{"a": 1}]), allow_pickle=True)
-    with pytest.raises(ValueError, match="s.npy.part is no file of scores"): score_all(imram(), *sides, out=out)
+    with pytest.raises(ValueError, match="s.npy.cmr.part (is cut short|is no|is empty|is a text file|holds Python objects)"): score_all(imram(), *sides, out=out)
 
 
 def test_left_behind_by_a_start_that_was_killed(sides, tmp_path):
-    "A .part without notes was never begun; notes without a file are of one that was deleted."
+    "Notes of nothing done beside half a .part were never begun; notes without a file are of one that was deleted."
     out = tmp_path / "s.npy"
     score_all(imram(), *sides, max_bytes=SMALL, out=out)
     whole = np.load(out)
     out.unlink()
-    Path(f"{out}.part").write_bytes(b"ha")
-    Path(f"{out}.json").unlink()
+    assert notes(out)["done"] > 1
     assert np.array_equal(score_all(imram(), *sides, max_bytes=SMALL, out=out).numpy(), whole)
     out.unlink()
-    assert notes(out)["done"] > 1
+    Path(f"{out}.cmr.json").write_text(json.dumps({**notes(out), "done": 0}))
+    Path(f"{out}.cmr.part").write_bytes(b"ha")
     assert np.array_equal(score_all(imram(), *sides, max_bytes=SMALL, out=out).numpy(), whole)
 
 
@@ -248,7 +317,7 @@ def test_killed_half_way_three_times(sides, tmp_path):
         with subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
             since = time.monotonic()
             while time.monotonic() - since < 60:
-                if Path(f"{out}.json").is_file() and notes(out)["done"] > done + 3 + 2 * k: break
+                if Path(f"{out}.cmr.json").is_file() and notes(out)["done"] > done + 3 + 2 * k: break
                 time.sleep(0.001)
             os.kill(child.pid, signal.SIGKILL)
         assert not out.exists() and notes(out)["done"] > done
@@ -258,7 +327,7 @@ def test_killed_half_way_three_times(sides, tmp_path):
     last = subprocess.run(start, check=True, capture_output=True, text=True)
     assert int(last.stdout) == total - done
     assert torch.equal(score_all(never(imram()), *sides, out=out), whole)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["s.npy", "s.npy.json"], "what killed runs left is cleared away"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s.npy", "s.npy.cmr.json"], "what killed runs left is cleared away"
 
 
 # --- memory that runs out
@@ -370,6 +439,65 @@ def test_evaluate_hands_on_file_and_bound(tmp_path, monkeypatch):
     assert given == [(None, {"out": None, "engine": True}), (15 * 10**8, {"out": tmp_path / "s.npy", "engine": True})]
     assert "24 images by 120 captions" in said[1].output and "The scores" not in said[0].output
     assert said[2].exit_code == 2 and "for example 500MB or 2GB" in said[2].output
+
+
+@pytest.fixture
+def two(world, tmp_path):
+    "Two models of the tiny world's width and one of another, saved; and what the command says about some of them."
+    from typer.testing import CliRunner
+
+    from cmr.cli import app
+    from cmr.data import Vocabulary
+    from cmr.saving import save
+    words = Vocabulary(["a", "red", "blue", "green", "dog", "cat", "bird", "runs", "sits"])
+    for seed, (name, width) in enumerate((("one", 6), ("two", 6), ("wide", 7))):
+        torch.manual_seed(seed)
+        save(VSE(width, len(words), 8, 5), words, tmp_path / name)
+
+    def said(*arguments):
+        done = CliRunner().invoke(app, ["evaluate", *map(str, arguments), "--data", str(world), "--device", "cpu"])
+        return done.exit_code, done.output
+    return said
+
+
+def test_several_models_and_their_mean(two, tmp_path):
+    one, both, out = tmp_path / "one", tmp_path / "two", tmp_path / "mean.npy"
+    for path in (one, both): assert two(path, "--scores", f"{path}.npy")[0] == 0
+    status, said = two(one, both, "--scores", out)
+    assert status == 0 and "mean of scores" in said and "2 models" in said
+    alone = [np.load(f"{path}.npy") for path in (one, both)]
+    assert np.allclose(np.load(out), (alone[0] + alone[1]) / 2, atol=1e-6) and not list(tmp_path.glob(".*"))
+    expected = [report(torch.from_numpy(scores), np.arange(6).repeat(2)) for scores in (*alone, np.load(out))]
+    lines = [line for line in said.splitlines() if any(name in line for name in ("one", "two ", "mean of"))]
+    for found in expected: assert any(f"{found.rsum:.1f}" in line and f"{found.text_r5:.1f}" in line for line in said.splitlines()), (said, lines)
+    status, said = two(one, both, "--scores", out)                      # a mean replaces nothing
+    assert status == 2 and "mean.npy is there" in said and len(said.strip().splitlines()) == 1
+
+
+def test_models_that_cannot_be_averaged(two, tmp_path):
+    for given, message in (((tmp_path / "one", tmp_path / "wide"), "wide was trained on regions of 7 numbers"), ((tmp_path / "one", tmp_path / "on"), "no folder"),
+                           ((tmp_path / "one", tmp_path / "two", "--folds", "4"), "--folds 4 does not divide the 6 images"),
+                           ((tmp_path / "one", "--folds", "7"), "--folds 7 does not divide"), ((tmp_path / "one", "--scores", tmp_path / "x.json"), "ends in .npy"),
+                           ((tmp_path / "one", "--split", "nope"), "no split")):
+        status, said = two(*given)
+        assert status == 2 and message in said.replace("\n", " ") and not (tmp_path / "x.json").exists()
+
+
+def test_scores_of_unlike_spread_are_averaged_with_a_note(two, tmp_path):
+    from cmr.saving import load, save
+    model, words = load(tmp_path / "two")
+    class Loud(VSE):
+        def score(self, images, captions): return 10 * super().score(images, captions)
+    from cmr.matcher import MODELS
+    MODELS["loud"] = Loud
+    try:
+        loud = Loud(6, len(words), 8, 5)
+        loud.load_state_dict(model.state_dict())
+        save(loud, words, tmp_path / "loud")
+        status, said = two(tmp_path / "one", tmp_path / "loud")
+        assert status == 0 and "Note: the scores of" in said and "loud vary by" in said.replace("\n", " ")
+        assert "Note" not in two(tmp_path / "one", tmp_path / "two")[1]
+    finally: MODELS.pop("loud")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cmr.cli.app import Device, Engine, Imports, app, import_own, plain_errors
 from cmr.cli.data import pick_data
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cmr.data import ImageCaptions
+    from cmr.recall import Report
 
 
 def model_folder(
@@ -47,19 +54,100 @@ def as_bytes(
 ) -> int | None:
     "What 500MB, 2GB or 1.5GiB are in bytes; None for None. ValueError where it is no size."
     if size is None: return None
-    found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([kmgt]?)(i?)b\s*", size, re.IGNORECASE)
+    found = re.fullmatch(r"\s*(\d{1,12}\.?\d{0,12}|\.\d{1,12})\s*([kmgt]?)(i?)b\s*", size, re.IGNORECASE | re.ASCII)
     if not found: raise ValueError(f"--max-memory {size!r} is no size: write a number and a unit, for example 500MB or 2GB")
     return int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2].lower() or " "))
 
 
+def check_request(
+    split: ImageCaptions,
+    folds: int,
+    scores: Path | None,   # where the scores are to be written
+    several: bool,         # models
+) -> None:
+    "ValueError for what would only be found out after all has been scored."
+    from cmr.files import printable
+    if split.n_images % folds:
+        raise ValueError(f"--folds {folds} does not divide the {split.n_images} images of {split.source} into equal parts")
+    if scores and scores.suffix != ".npy":
+        raise ValueError(f"--scores {printable(scores)}: scores are written as an array: give a name that ends in .npy")
+    if scores and several and scores.exists():
+        raise ValueError(f"--scores {printable(scores)} is there, and a mean of models replaces nothing: delete it, or give another name")
+
+
+def evaluate_together(
+    models: list[Path],       # folders of runs or of models, two or more
+    split: ImageCaptions,
+    folds: int = 1,
+    max_bytes: int | None = None,  # as for `cmr.training.evaluate`
+    device: str | None = None,
+    engine: bool = True,
+) -> tuple[dict[str, Report], Tensor]:  # the report of each folder, and "mean of scores"; and that mean (I, C)
+    """Each model alone, and the mean of their scores, which is how the field reports ensembles (SCAN, IMRAM: two directions trained apart).
+
+    Scores are averaged as they are; a warning says where the spread of one model's is three times another's or more, which
+    then decides nearly alone. ValueError names the model that cannot read the split."""
+    from cmr.files import printable
+    from cmr.recall import report
+    from cmr.training import evaluate
+    loaded = [load_model(path, device) for path in models]  # what is missing or damaged is said before the first is scored
+    for model, _, folder in loaded:
+        if model.region_dim != split.region_dim:
+            raise ValueError(f"{printable(folder)} was trained on regions of {model.region_dim} numbers, {split.source} has "
+                             f"{split.region_dim}: leave it out")
+    reports: dict[str, Report] = {}
+    total, spread = None, {}
+    for model, vocabulary, folder in loaded:
+        try: found, scores = evaluate(model, split, vocabulary, folds, max_bytes, engine=engine)
+        except ValueError as problem: raise ValueError(f"{printable(folder)}: {problem}") from problem
+        name = printable(folder) if printable(folder) not in reports else f"{printable(folder)} ({len(reports) + 1})"
+        reports[name], spread[name] = found, float(scores.std())
+        total = scores / len(loaded) if total is None else total.add_(scores / len(loaded))
+    assert total is not None
+    narrow, wide = min(spread, key=spread.__getitem__), max(spread, key=spread.__getitem__)
+    if spread[wide] > 3 * spread[narrow]:
+        warnings.warn(f"the scores of {wide} vary by {spread[wide]:.3g}, those of {narrow} by {spread[narrow]:.3g} (standard deviation): "
+                      "their mean is nearly the first one's alone", stacklevel=2)
+    reports["mean of scores"] = report(total, split.image_of_caption, folds)
+    return reports, total.float()
+
+
+def show_reports(
+    reports: dict[str, Report],
+) -> None:
+    "Print a table with a line for each."
+    from rich.console import Console
+    from rich.table import Table
+    table = Table("", *(f"{side} R@{k}" for side in ("text", "image") for k in (1, 5, 10)), "R@sum")
+    for column in table.columns[1:]: column.justify = "right"
+    table.columns[0].overflow = "fold"
+    for name, r in reports.items():
+        table.add_row(name, *(f"{x:.1f}" for x in (r.text_r1, r.text_r5, r.text_r10, r.image_r1, r.image_r5, r.image_r10, r.rsum)))
+    wide = None if Console().is_terminal else 90 + max(map(len, reports))  # a file has room for whole lines
+    Console(markup=False, emoji=False, highlight=False, width=wide).print(table)
+
+
+def write_mean(
+    path: Path,
+    mean: Tensor,  # (I, C) float32
+) -> None:
+    "Write the mean of scores as an .npy array, whole or not at all. OSError where there is no room."
+    import numpy as np
+
+    from cmr.files import atomic_write, check_room
+    check_room(path, mean.numel() * 4)
+    with atomic_write(path) as partial, open(partial, "wb") as file: np.save(file, mean.numpy(), allow_pickle=False)
+
+
 @app.command("evaluate")
 def evaluate_command(
-    model: Annotated[Path, typer.Argument(help="Folder of a run (its best epoch is taken) or of a model.")],
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Folder of a run (its best epoch is taken) or of a model; "
+                                                 "several: each of them, and the mean of their scores.")],
     data: Annotated[Path | None, typer.Option(help="Data folder. Default: data/scenes.")] = None,
     split: Annotated[str, typer.Option(help="test, dev, train, testall, ...")] = "test",
     folds: Annotated[int, typer.Option(min=1, help="Report the mean over so many equal parts of the images; COCO's 5 x 1K is 5.")] = 1,
-    scores: Annotated[Path | None, typer.Option(help="Write all scores, images by captions, to this .npy file as they come; "
-                                                   "the same command again goes on with it.")] = None,
+    scores: Annotated[Path | None, typer.Option(help="Write all scores, images by captions, to this .npy file as they come; the same "
+                                                   "command again goes on with it. Of several models: their mean, at the end.")] = None,
     max_memory: Annotated[str | None, typer.Option(help="What the scoring may take at a time, such as 500MB or 2GB. "
                                                       "Default: what suits the machine.")] = None,
     imports: Imports = None,
@@ -72,22 +160,39 @@ def evaluate_command(
     Examples:
       cmr evaluate runs/scenes-imram
       cmr evaluate runs/scenes-imram --split dev
+      cmr evaluate runs/text-imram runs/image-imram      each, and their ensemble
       cmr evaluate runs/scenes-mine --import my_module
       cmr evaluate runs/coco --data data/coco --split testall --folds 5
       cmr evaluate runs/coco --data data/coco --scores coco.npy --max-memory 2GB
 
     \b
-    Where --scores was cut off, FILE.part has the scores so far, and FILE.json
-    says how many and whose. The same command goes on; with another model or
-    other data the file is refused: delete it, or give another name.
+    An ensemble is the mean of the models' scores, taken as they are: nothing is
+    scaled. Where the scores of one vary three times as much as another's or
+    more, a Note says so; CAMP's logits beside cosines are such a case.
+
+    \b
+    Where --scores was cut off, FILE.npy.cmr.part has the scores so far, and
+    FILE.npy.cmr.json says how many and whose. The same command goes on; with
+    another model or other data the file is refused, as is a file of that name
+    that is none of scores: delete it, or give another name.
     """
     with plain_errors():
         import_own(imports)
         from cmr.data import open_split
         from cmr.training import evaluate
-        bound, (trained, vocabulary, folder) = as_bytes(max_memory), load_model(model, device)
+        bound = as_bytes(max_memory)
+        one = load_model(models[0], device) if len(models) == 1 else None
         data = pick_data(data)
-        result, matrix = evaluate(trained, open_split(data, split), vocabulary, folds, bound, out=scores, engine=engine)
-        typer.echo(f"{folder} on {data}, split {split}{f', mean of {folds} folds' if folds > 1 else ''}\n{result}")
+        where = open_split(data, split)
+        check_request(where, folds, scores, len(models) > 1)
+        title = f"on {data}, split {split}{f', mean of {folds} folds' if folds > 1 else ''}"
+        if one:
+            result, matrix = evaluate(one[0], where, one[1], folds, bound, out=scores, engine=engine)
+            typer.echo(f"{one[2]} {title}\n{result}")
+        else:
+            reports, matrix = evaluate_together(models, where, folds, bound, device, engine)
+            typer.echo(f"{len(models)} models {title}")
+            show_reports(reports)
+            if scores: write_mean(scores, matrix)
         show_world(matrix, data, split)
         if scores: typer.echo(f"The scores are in {scores}, {matrix.shape[0]:,} images by {matrix.shape[1]:,} captions in float32")

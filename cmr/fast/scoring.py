@@ -5,14 +5,13 @@
 # %% ../../nbs/fast/scoring.ipynb #961d4e9b
 from __future__ import annotations
 
-import itertools
-import json
+import hashlib
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from pydantic import Field
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -28,13 +28,13 @@ from ..camp import CAMP
 from ..data import ImageCaptions, Vocabulary, pad
 from ..encoders import Fragments
 from .sparse import as_written, plan, scores_of
-from ..files import atomic_write, digest
+from ..files import FromFile, digest, open_npy, printable, read_json, reserve, tensor_bytes, write_text
 from ..matcher import VSE, Matcher
 
 # %% auto #0
 __all__ = ['MOST_PAIRS', 'RETIRED', 'evaluating', 'batch_starts', 'encode_all', 'floats_per_pair', 'vse_floats',
            'attention_floats', 'camp_floats', 'floats_per_tile', 'camp_tile_floats', 'Room', 'tile_bytes', 'tile_shape',
-           'default_bytes', 'ScoreFile', 'score_all']
+           'default_bytes', 'Tiles', 'Side', 'Notes', 'ScoreFile', 'check_notes', 'check_tiles', 'score_all']
 
 # %% ../../nbs/fast/scoring.ipynb #618fbabd
 @contextmanager
@@ -207,19 +207,34 @@ def _tile_scores(model: Matcher, images: Fragments, captions: Fragments, room: R
     if a >= b: return torch.cat([_tile_scores(model, half, captions, room) for half in (images[:-(-a // 2)], images[-(-a // 2):])])
     return torch.cat([_tile_scores(model, images, half, room) for half in (captions[:-(-b // 2)], captions[-(-b // 2):])], 1)
 
+# %% ../../nbs/fast/scoring.ipynb #d1f00a11
+@dataclass(frozen=True)
+class Tiles:
+    "How a matrix is cut: tile n is `scores[rows, columns]`, with captions of like length in a tile."
+    images: int           # I
+    order: Tensor         # (C,) the captions, short to long
+    tile: tuple[int, int] # images and captions in a tile
+
+    shape = property(lambda self: (self.images, len(self.order)), doc="(I, C)")
+    def __len__(self): return -(-self.images // self.tile[0]) * -(-len(self.order) // self.tile[1])
+    def __getitem__(self, n: int) -> tuple[slice, Tensor]:
+        (a, b), (i, c) = self.tile, divmod(n, -(-len(self.order) // self.tile[1]))
+        return slice(i * a, (i + 1) * a), self.order[c * b:(c + 1) * b]
+
+def _tiles(images: Fragments, captions: Fragments, tile: tuple[int, int]) -> Tiles:
+    return Tiles(len(images), captions.lengths.argsort(stable=True).to("cpu"), tile)
+
 # %% ../../nbs/fast/scoring.ipynb #32882ac1
-def _fill(scores: Tensor, model: Matcher, images: Fragments, captions: Fragments, tile: tuple[int, int], room: Room,
-          progress: bool, done: int = 0, after: Callable[[int], None] = lambda done: None) -> None:
-    "Write scores (I, C) tile by tile, captions of like length together, the first `done` left out; `after` gets how many are done."
-    order, (a, b) = captions.lengths.argsort(stable=True).to("cpu"), tile
-    corners = list(itertools.product(range(0, len(images), a), range(0, len(captions), b)))
-    bar = tqdm(total=len(corners), initial=done, desc="scoring", unit="tile", delay=2, disable=not progress)
+def _fill(scores: Tensor, model: Matcher, images: Fragments, captions: Fragments, tiles: Tiles, room: Room,
+          progress: bool, done: int = 0, after: Callable[[Tensor], None] = lambda tile: None) -> None:
+    "Write scores (I, C) tile by tile, the first `done` left out; `after` gets each tile's scores once they are written."
+    bar = tqdm(total=len(tiles), initial=done, desc="scoring", unit="tile", delay=2, disable=not progress)
     with evaluating(model), bar:
-        for there, (i, c) in enumerate(corners[done:], done + 1):
-            chosen = order[c:c + b]
-            scores[i:i + a, chosen] = _tile_scores(model, images[i:i + a], captions[chosen], room).to(scores.dtype)
+        for rows, columns in map(tiles.__getitem__, range(done, len(tiles))):
+            found = _tile_scores(model, images[rows], captions[columns], room).to(scores.dtype)
+            scores[rows, columns] = found
             bar.update()
-            after(there)
+            after(found)
 
 # %% ../../nbs/fast/scoring.ipynb #a720800d
 def _sketch(x: Fragments) -> list[float]:
@@ -251,70 +266,114 @@ def _new_array(path: Path, shape: tuple[int, int]) -> np.ndarray:
     "A file of float32 zeros, its room on the disk taken at once: better no space now than after hours. OSError names it."
     try:
         array = np.lib.format.open_memmap(path, "w+", np.float32, shape)
-        with open(path, "rb+") as file:
-            if hasattr(os, "posix_fallocate"): os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        reserve(path, path.stat().st_size)
     except OSError as problem:
         path.unlink(missing_ok=True)
         what = f"{shape[0]:,} x {shape[1]:,} scores ({4e-6 * shape[0] * shape[1]:,.1f} MB)"
         raise OSError(problem.errno, f"no file for {what} at {path}: {problem.strerror}") from problem
     return array
 
+class Side(FromFile):
+    "The fragments of one side, in the notes of a score file."
+    mask: str
+    sketch: list[float] = Field(min_length=1)
+
+class Notes(FromFile):
+    "The notes of a score file: whose scores they are, how many tiles are done, and a digest of these."
+    tile: tuple[int, int]
+    done: int
+    digest: str
+    settings: dict[str, Any]
+    weights: str
+    images: Side
+    captions: Side
+
 # %% ../../nbs/fast/scoring.ipynb #41e4c637
 class ScoreFile:
-    "Scores that grow on disk: FILE.part until all are there, and FILE.json, which says whose they are and how many tiles are done."
-    def __init__(self, path: str | Path, evaluation: dict[str, Any], shape: tuple[int, int], tile: tuple[int, int]):
-        self.path, self.part, self.notes = (Path(f"{path}{end}") for end in ("", ".part", ".json"))
-        self.at = self.cost = 0.0                                              # when it was last written, and how long that took
-        for left in self.path.parent.glob(f".{self.notes.name}.*.part"): left.unlink(missing_ok=True)  # by a run that was killed
-        if self.path.exists() or self.part.exists() and self.notes.exists(): self.reopen(evaluation, shape)
-        else: self.begin({"tile": list(tile), "done": 0, **evaluation}, shape)
+    "Scores that grow on disk: FILE.cmr.part until all are there; FILE.cmr.json says whose and how many. ValueError for another's."
+    def __init__(self, path: str | Path, evaluation: dict[str, Any], tiles: Tiles):
+        self.path, self.part, self.notes = (Path(f"{path}{end}") for end in ("", ".cmr.part", ".cmr.json"))
+        self.at = self.cost = 0.0                            # when it was last written, and how long that took
+        self.evaluation, self.tiles, self.so_far = evaluation, tiles, (0, hashlib.sha256())
+        there = next((path for path in (self.path, self.part) if path.exists()), None)
+        old = check_notes(there, self.path, self.notes, evaluation)
+        if old and there and (there == self.path or old.done): self.reopen(there, old)
+        else: self.begin()
 
-    def begin(self, state: dict[str, Any], shape: tuple[int, int]) -> None:
-        "Anew. The notes go first: they may be of a file of this name that was deleted."
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.notes.unlink(missing_ok=True)
-        self.state, self.scores = state, _new_array(self.part, shape)
-        self.write(0)
+    def begin(self) -> None:
+        "Anew. The notes go first: without them a .part is not known to be ours."
+        self.write()
+        self.scores = _new_array(self.part, self.tiles.shape)
 
-    def reopen(self, evaluation: dict[str, Any], shape: tuple[int, int]) -> None:
-        "Go on with what is there. ValueError where it belongs to another model or other data, or is damaged."
-        there = self.path if self.path.exists() else self.part
-        self.state, self.scores = _read_scores(there, self.notes, evaluation, shape)
-        self.done = int(self.state["done"])
+    def reopen(self, there: Path, old: Notes) -> None:
+        "Go on with what is there. ValueError where it is damaged."
+        self.tiles = replace(self.tiles, tile=old.tile)
+        self.scores, self.so_far = check_tiles(there, old, self.tiles, whole=there == self.path)
 
-    def write(self, done: int) -> None:
-        "Bring the scores to the disk, and then the number of tiles that are there."
-        begun, self.done, self.state["done"] = time.monotonic(), done, done
-        if isinstance(self.scores, np.memmap): self.scores.flush()
-        with atomic_write(self.notes) as partial: partial.write_text(json.dumps(self.state), encoding="utf-8")
+    def add(self, tile: Tensor) -> None:
+        "Note that one more tile is there; written down now and then, so that a twentieth of all time is spent on it."
+        done, seen = self.so_far[0], self.so_far[1].copy()
+        seen.update(tensor_bytes(tile))
+        self.so_far = done + 1, seen
+        if time.monotonic() - self.at > 20 * self.cost: self.write()
+
+    def write(self) -> None:
+        "Bring the scores to the disk, and then the number of tiles that are there, and their digest."
+        begun, (done, seen) = time.monotonic(), self.so_far
+        if done: self.scores.flush()  # type: ignore[attr-defined]
+        notes = Notes(tile=self.tiles.tile, done=done, digest=seen.hexdigest(), **self.evaluation)
+        write_text(self.notes, notes.model_dump_json())
         self.at, self.cost = time.monotonic(), time.monotonic() - begun
 
 # %% ../../nbs/fast/scoring.ipynb #be190079
-def _read_scores(there: Path, notes: Path, evaluation: dict[str, Any], shape: tuple[int, int]) -> tuple[dict[str, Any], np.ndarray]:
-    "A score file as it was left. ValueError where it belongs to another model or other data, or is damaged."
-    remedy = f"delete {there}, or give another name"
-    try:
-        state, scores = json.loads(notes.read_text(encoding="utf-8")), np.load(there, "c", allow_pickle=False)
-        _ = [int(x) for x in (*state["tile"], state["done"])]
-        other = _differences(state, evaluation)
-        if not other and (scores.shape != shape or scores.dtype != np.float32): raise ValueError(f"{scores.dtype} {scores.shape}")
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise ValueError(f"{there} is no file of scores that can be gone on with, or {notes} does not belong to it ({problem}): "
-                         f"{remedy}") from problem
-    if other: raise ValueError(f"{there} holds scores of another evaluation, with other {' and '.join(other)}: {remedy}")
-    return state, np.load(there, "r+") if there.suffix == ".part" else scores  # "r+" not before: it would fill up a file that was cut short
+def check_notes(
+    there: Path | None,        # the scores, or so much of them as there is
+    path: Path,                # their name, once they are whole
+    notes: Path,               # what was noted about them
+    evaluation: dict[str, Any],# whose scores are wanted
+) -> Notes | None:             # None where nothing was noted
+    "The notes of a score file. ValueError where a file of this name is no score file, or of another model or other data."
+    remedy = f"delete {printable(there or notes)}, or give another name"
+    if path.suffix != ".npy": raise ValueError(f"{printable(path)}: scores are written as an array: give a name that ends in .npy")
+    if not notes.exists():
+        if not there: return None
+        raise ValueError(f"{printable(there)} is no file of scores that can be gone on with (no {printable(notes)} beside it): {remedy}")
+    old = read_json(notes, Notes, "what was noted about a file of scores", remedy)
+    if there and (other := _differences(old.model_dump(), evaluation)):
+        raise ValueError(f"{printable(there)} holds scores of another evaluation, with other {' and '.join(other)}: {remedy}")
+    return old
+
+def check_tiles(
+    there: Path,
+    notes: Notes,
+    tiles: Tiles,
+    whole: bool,  # whether all tiles must be there
+) -> tuple[np.memmap, tuple[int, Any]]: # the scores, and for `ScoreFile.so_far`
+    "The scores of a file, held against its notes. ValueError where the two do not belong together."
+    remedy = "delete it, or give another name"
+    def need(fine, said): # what is wrong with it
+        if not fine: raise ValueError(f"{printable(there)} is no file of scores that can be gone on with: {said}; {remedy}")
+    array = open_npy(there, "scores", "f", (2,), remedy=remedy)
+    array.close()
+    same = (array.shape, array.dtype) == (tiles.shape, np.float32)
+    need(same, f"it holds {array.dtype} of shape {array.shape}, not float32 of shape {tiles.shape}")
+    need(all(0 < size <= most for size, most in zip(tiles.tile, tiles.shape)), f"a tile is noted as {tiles.tile[0]} x {tiles.tile[1]}")
+    need(0 <= notes.done <= len(tiles), f"{notes.done} of {len(tiles)} tiles are noted as done")
+    need(notes.done == len(tiles) or not whole, f"only {notes.done} of {len(tiles)} tiles are noted as done")
+    scores, seen = np.load(there, "c" if whole else "r+"), hashlib.sha256()
+    for n in tqdm(range(notes.done), desc="checking scores", unit="tile", delay=2):
+        seen.update(tensor_bytes(torch.from_numpy(scores)[tiles[n]]))
+    need(seen.hexdigest() == notes.digest, "its scores are not those that were noted")
+    return scores, (notes.done, seen)
 
 # %% ../../nbs/fast/scoring.ipynb #0e9e98ed
 def _score_into(out: str | Path, model: Matcher, images: Fragments, captions: Fragments, tile: tuple[int, int], room: Room,
                 progress: bool) -> Tensor:
     "`score_all` with a file: begin it, go on with it, or take it as it is."
-    file = ScoreFile(out, _evaluation(model, images, captions), (len(images), len(captions)), tile)
-    def after(done): # not after every tile, but so that a twentieth of all time is spent on writing
-        file.done = done
-        if time.monotonic() - file.at > 20 * file.cost: file.write(done)
+    file = ScoreFile(out, _evaluation(model, images, captions), _tiles(images, captions, tile))
     if not file.path.exists():
-        try: _fill(torch.from_numpy(file.scores), model, images, captions, tuple(file.state["tile"]), room, progress, file.done, after)
-        finally: file.write(file.done)                                         # also where an error or Ctrl-C ends it
+        try: _fill(torch.from_numpy(file.scores), model, images, captions, file.tiles, room, progress, file.so_far[0], file.add)
+        finally: file.write()                                                  # also where an error or Ctrl-C ends it
         os.replace(file.part, file.path)
     return torch.from_numpy(np.load(file.path, "c", allow_pickle=False))       # "c": what is written to it stays in memory
 
@@ -325,7 +384,7 @@ def score_all(
     captions: Fragments,            # C captions
     max_bytes: int | None = None,   # what a tile may take; None: a quarter of what is free, with a limit (`default_bytes`)
     progress: bool = True,          # show a bar where it takes more than two seconds
-    out: str | Path | None = None,  # write the scores here as they come (.npy); an earlier call that was cut off is gone on with
+    out: str | Path | None = None,  # write the scores to this .npy as they come; an earlier call that was cut off is gone on with
     engine: bool = True,            # score by a plan, where there is one; False: in the model's plain form
 ) -> Tensor:                        # (I, C) on the CPU; with `out`, mapped from the file
     "Every image with every caption, tile by tile. ValueError where a pair exceeds the bound or `out` is another's; MemoryError."
@@ -333,5 +392,5 @@ def score_all(
     tile, shape = tile_shape(model, images, captions, room.bytes, engine), (len(images), len(captions))
     if out is not None and 0 not in shape: return _score_into(out, model, images, captions, tile, room, progress)
     scores = torch.empty(shape, dtype=torch.promote_types(images.values.dtype, torch.float32))
-    if scores.numel(): _fill(scores, model, images, captions, tile, room, progress)
+    if scores.numel(): _fill(scores, model, images, captions, _tiles(images, captions, tile), room, progress)
     return scores
