@@ -103,16 +103,25 @@ def test_a_published_file(tmp_path):
 
 
 BAD = {
-    "a list": ([1, 2], "no vocabulary"),
-    "another json": ({"images": []}, "no vocabulary"),
-    "words in a list": (published("dog", idx2word=[*MARKS, "dog"]), "no vocabulary"),
+    "a list": ([1, 2], "is not a vocabulary"),
+    "another json": ({"images": []}, "is not a vocabulary"),
+    "words in a list": (published("dog", idx2word=[*MARKS, "dog"]), "is not a vocabulary"),
     "bad special numbers": ({"word2idx": {"<unk>": 0, "<pad>": 1, "<start>": 2, "<end>": 3},
                              "idx2word": {"0": "<unk>", "1": "<pad>", "2": "<start>", "3": "<end>"}, "idx": 4}, "numbers 0 to 3 must be"),
     "no special words": ({"word2idx": {"dog": 0}, "idx2word": {"0": "dog"}, "idx": 1}, "numbers 0 to 3 must be"),
     "a number missing": (published("dog", idx2word={**{str(i): w for i, w in enumerate(MARKS)}, "5": "dog"}), "contradict"),
     "edited": (published("dog", word2idx={**{w: i for i, w in enumerate(MARKS)}, "cat": 4}), "contradict"),
     "wrong idx": (published("dog", idx=9), "contradict"),
-    "empty": ({}, "no vocabulary"),
+    "numbers for words": (published("dog", idx2word={**published("dog")["idx2word"], "4": 5}), "is not a vocabulary: idx2word.4"),
+    "text for numbers": (published("dog", word2idx={**published("dog")["word2idx"], "dog": "4"}), "is not a vocabulary: word2idx.dog"),
+    "half numbers": (published("dog", word2idx={**published("dog")["word2idx"], "dog": 4.5}), "is not a vocabulary: word2idx.dog"),
+    "text for marks": (published("dog", marks="no"), "is not a vocabulary: marks"),
+    "no words kept": (published("dog", max_words=0), "is not a vocabulary: max_words"),
+    "no room for a word": (published("dog", marks=True, max_words=2), "leaves no room for a word"),
+    "half a length": (published("dog", max_words=7.5), "is not a vocabulary: max_words"),
+    "a number beyond all": (published("dog", word2idx={**published("dog")["word2idx"], "dog": 2**70}), "contradict"),
+    "escapes": ({"word2idx": {}, "idx2word": {str(i): "\x1b[2J\n" for i in range(4)}}, "numbers 0 to 3 must be"),
+    "empty": ({}, "is not a vocabulary"),
 }
 
 
@@ -122,12 +131,18 @@ def test_no_vocabulary(tmp_path, name):
     (tmp_path / "vocab.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message) as problem: Vocabulary.load(tmp_path / "vocab.json")
     assert "vocab.json" in str(problem.value)
+    assert not {"\n", "\x1b"} & set(str(problem.value))
 
 
 @pytest.mark.parametrize("content", [b"", b'{"word2idx": {"<pa', b"\xff\xfe\x00"])
 def test_a_file_cut_short(tmp_path, content):
     (tmp_path / "vocab.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"vocab\.json"): Vocabulary.load(tmp_path / "vocab.json")
+
+
+def test_a_byte_order_mark(tmp_path):
+    (tmp_path / "vocab.json").write_bytes(json.dumps(published("dog")).encode("utf-8-sig"))
+    assert Vocabulary.load(tmp_path / "vocab.json") == Vocabulary(["dog"])
 
 
 def test_a_missing_file(tmp_path):

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAD', 'START', 'END', 'UNK', 'MARKS', 'tokenize', 'frequent_words', 'check_words', 'token_numbers', 'cut_and_mark',
-           'real_numbers', 'published', 'ordered_words', 'read_vocabulary', 'Vocabulary', 'unknown_share']
+           'real_numbers', 'published', 'PublishedVocabulary', 'ordered_words', 'read_vocabulary', 'Vocabulary',
+           'unknown_share']
 
 # %% ../../nbs/data/vocabulary.ipynb #9922bb4a
 import json
@@ -13,8 +14,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nltk.tokenize import NLTKWordTokenizer
+from pydantic import Field
+from tqdm.auto import tqdm
 
-from ..files import atomic_write
+from ..files import FromFile, printable, read_json, write_text
 
 # %% ../../nbs/data/vocabulary.ipynb #9225f142
 _tokenizer = NLTKWordTokenizer()
@@ -32,8 +35,8 @@ def frequent_words(
     captions: Iterable[str],  # the captions of the training split, and of no other
     min_count: int = 4,       # words seen less often are left out
 ) -> list[str]:               # most frequent word first, equals in alphabetical order
-    "Count the words of some captions and keep the frequent ones; raises ValueError where none is."
-    counts = Counter(token for caption in captions for token in tokenize(caption))
+    "Count the words of some captions and keep the frequent ones; ValueError where none is. A bar where it takes over 2 s."
+    counts = Counter(token for caption in tqdm(captions, desc="counting words", unit=" captions", delay=2) for token in tokenize(caption))
     kept = sorted((word for word, n in counts.items() if n >= min_count), key=lambda word: (-counts[word], word))
     if not kept: raise ValueError(f"no word occurs min_count={min_count} times in these captions: lower it, or give more captions")
     return kept
@@ -95,17 +98,24 @@ def published(
     content = {"word2idx": word2idx, "idx2word": idx2word, "idx": len(words), "marks": marks, "max_words": max_words}
     return json.dumps(content, ensure_ascii=False)
 
+# %% ../../nbs/data/vocabulary.ipynb #97a0e0da
+class PublishedVocabulary(FromFile):
+    "What a vocabulary's json has to hold; other keys are ignored."
+    word2idx: dict[str, int]
+    idx2word: dict[str, str]
+    idx: int | None = None                              # the next free number
+    marks: bool = False                                 # ours, as for Vocabulary
+    max_words: int | None = Field(default=None, ge=1)   # ours, as for Vocabulary
+
 # %% ../../nbs/data/vocabulary.ipynb #97a0e0db
 def ordered_words(
-    content: object,  # what a json file held
-) -> list[str]:       # the four marks, then the words, by number
-    "The words of a published vocabulary in order; raises ValueError where the content is none, or contradicts itself."
-    if not isinstance(content, dict) or not all(isinstance(content.get(key), dict) for key in ("word2idx", "idx2word")):
-        raise ValueError("no vocabulary: expected the keys word2idx, idx2word and idx")
-    words = [content["idx2word"].get(str(i)) for i in range(len(content["idx2word"]))]
+    content: PublishedVocabulary,  # what a json file held
+) -> list[str]:                    # the four marks, then the words, by number
+    "The words of a published vocabulary in order; raises ValueError where it contradicts itself."
+    words = [content.idx2word.get(str(i), "") for i in range(len(content.idx2word))]
     if tuple(words[:len(MARKS)]) != MARKS:
-        raise ValueError(f"numbers 0 to 3 must be {', '.join(MARKS)}, but they are {', '.join(map(str, words[:4]))}")
-    if content["word2idx"] != {word: i for i, word in enumerate(words)} or content.get("idx", len(words)) != len(words):
+        raise ValueError(f"numbers 0 to 3 must be {', '.join(MARKS)}, but they are {printable(', '.join(words[:4]), 80)}")
+    if content.word2idx != {word: i for i, word in enumerate(words)} or content.idx not in (None, len(words)):
         raise ValueError("word2idx, idx2word and idx contradict each other: the file is damaged, take another copy")
     return words
 
@@ -114,12 +124,11 @@ def read_vocabulary(
     path: str | Path,  # a .json file in the published format
 ) -> dict:             # words (from number 4 on), marks, max_words
     "Words and settings of a file; a published one has no settings. Raises FileNotFoundError, or ValueError naming the file."
-    path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f"no vocabulary at {path}: make one with Vocabulary.build(captions).save({str(path)!r})")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {"words": ordered_words(content)[len(MARKS):], "marks": content.get("marks", False), "max_words": content.get("max_words")}
-    except ValueError as problem: raise ValueError(f"{path}: {problem}") from problem
+    remedy = "make one with Vocabulary.build(captions).save(path), or take another copy of the file"
+    content = read_json(path, PublishedVocabulary, "a vocabulary", remedy)
+    try: words = ordered_words(content)[len(MARKS):]
+    except ValueError as problem: raise ValueError(f"{printable(path)}: {problem}") from problem
+    return {"words": words, "marks": content.marks, "max_words": content.max_words}
 
 # %% ../../nbs/data/vocabulary.ipynb #52d482d1
 class Vocabulary:
@@ -150,12 +159,14 @@ class Vocabulary:
 
     def save(self, path: str | Path) -> None:
         "Write the published json format, with two more keys: marks and max_words."
-        with atomic_write(path) as partial: partial.write_text(published(self.idx2word, self.marks, self.max_words), encoding="utf-8")
+        write_text(path, published(self.idx2word, self.marks, self.max_words))
 
     @classmethod
     def load(cls, path: str | Path, **settings) -> "Vocabulary":
         "Read a vocabulary; `marks` and `max_words`, where given, go before what the file says. Raises as `read_vocabulary` does."
-        return cls(**{**read_vocabulary(path), **settings})
+        found = {**read_vocabulary(path), **settings}
+        try: return cls(**found)
+        except ValueError as problem: raise ValueError(f"{printable(path)}: {problem}") from problem
 
     def __len__(self) -> int: return len(self.idx2word)
     def __contains__(self, word: str) -> bool: return word in self.word2idx
@@ -168,5 +179,5 @@ def unknown_share(
     vocabulary: Vocabulary,   # the words that are known
 ) -> float:                   # between 0 and 1
     "Share of all tokens that the vocabulary does not know."
-    tokens = [token for caption in captions for token in tokenize(caption)]
-    return sum(token not in vocabulary for token in tokens) / max(len(tokens), 1)
+    known = [token in vocabulary for caption in tqdm(captions, desc="known words", delay=2) for token in tokenize(caption)]
+    return known.count(False) / max(len(known), 1)
