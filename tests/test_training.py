@@ -162,7 +162,7 @@ def test_warm_up_uses_all_negatives_first(world, tmp_path, monkeypatch):
         losses, "triplet", lambda scores, margin, negatives, same: seen.append(negatives) or true(scores, margin, negatives, same)
     )
     train(replace(RECIPE, epochs=2), world, tmp_path / "run", progress=False)
-    assert seen == ["all"] * 8 + ["hardest"] * 4 + ["hardest"]  # the last one is the level in the picture of the curves
+    assert seen == ["hardest"] + ["all"] * 8 + ["hardest"] * 4  # the first one is the loss of equal scores
 
 
 def test_gradient_is_clipped_and_learning_rate_decays(world, tmp_path, whole):
@@ -347,7 +347,7 @@ def test_resume_needs_a_checkpoint_that_is_whole(world, tmp_path):
     train(RECIPE, world, tmp_path / "run", max_steps=2, progress=False)
     path = tmp_path / "run" / "last" / "training.pt"
     path.write_bytes(path.read_bytes()[:900])
-    with pytest.raises(ValueError, match=r"training\.pt is damaged"): train(RECIPE, world, tmp_path / "run", resume=True, progress=False)
+    with pytest.raises(ValueError, match=r"training\.pt is .*it is damaged"): train(RECIPE, world, tmp_path / "run", resume=True, progress=False)
 
 
 def test_a_checkpoint_runs_no_code(tmp_path):
@@ -411,7 +411,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(world, tmp_path
     true, calls = losses.triplet, []
     def later_nan(*args):
         calls.append(1)
-        return true(*args) * (float("nan") if len(calls) == 5 else 1)
+        return true(*args) * (float("nan") if len(calls) == 6 else 1)  # the first one is the loss of equal scores
     monkeypatch.setattr(losses, "triplet", later_nan)
     with pytest.raises(ValueError, match=r"step 5: loss nan.*lr=0.01.*kept in"):
         train(replace(RECIPE, save_every=0), world, tmp_path / "run", progress=False)

@@ -102,8 +102,9 @@ def start(
     **how,                 # as for `cmr.training.train`
 ) -> None:
     "Find data and recipe, train, and say what came out; under a launcher every process does it, and the first one speaks."
-    from cmr.training import read_recipe, train
     rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    if not rank: typer.echo("Reading the recipe and the data ...", err=True)  # PyTorch takes seconds to come
+    from cmr.training import read_recipe, train
     base, recorded = read_recipe(out) if resume and out else (None, None)
     data = data or recorded
     if data is None and world_size > 1:
@@ -136,25 +137,31 @@ def train_command(
     lr: Annotated[float | None, typer.Option(help="Step size at the start.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides first weights and the order of batches.")] = None,
     embed_dim: Annotated[int | None, typer.Option(help="Width of regions and words in the joint space.")] = None,
-    steps: Annotated[int | None, typer.Option(help="K, the matching steps of IMRAM, 1 or more.")] = None,
+    steps: Annotated[int | None, typer.Option(help="K, the matching steps of IMRAM, 1 to 100.")] = None,
     direction: Annotated[str | None, typer.Option(help="Who looks: full, image or text (IMRAM); image or text (SCAN).")] = None,
     pooling: Annotated[str | None, typer.Option(help="mean, lse, max or sum (SCAN).")] = None,
     memory: Annotated[str | None, typer.Option(help="distill, add, mlp, att or gate (IMRAM).")] = None,
     variant: Annotated[str | None, typer.Option(help="paper or released: as printed, or as the authors' code computes it.")] = None,
     ablation: Annotated[list[str] | None, typer.Option(help="A row of CAMP's Table 3, such as base or no-gates; `cmr ablate --help` "
                                                          "names them. Can be given several times.")] = None,
+    min_count: Annotated[int | None, typer.Option(min=1, help="Words that the training captions use less often are unknown. "
+                                                    "Default: the recipe's.")] = None,
+    vocabulary: Annotated[Path | None, typer.Option(help="A published vocabulary (json) whose words are taken instead of those of the "
+                                                      "training captions.")] = None,
     warmup_steps: Annotated[int | None, typer.Option(min=0, help="Steps with all negatives first. Default: the recipe's, "
                                                        "or what the model needs.")] = None,
     settings: Settings = None,
     imports: Imports = None,
     device: Device = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, tf32 (NVIDIA GPUs) or bf16. Default: fp32.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, tf32 (NVIDIA GPUs) or bf16. Default: what accelerate's configuration says, "
+                                                     "else fp32.")] = None,
     engine: Engine = True,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read data ahead. "
                                                   "Default: 0 on a CPU, up to 4 on a GPU.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps, with a checkpoint: to try things out.")] = None,
 ):
-    """Train a model and keep its best epoch by R@sum on the dev split. Ctrl-C saves a checkpoint first.
+    """Train a model and keep its best epoch by R@sum on the dev split. Ctrl-C saves a checkpoint first, and so do
+    SIGTERM and SIGHUP (a shutdown, a closed terminal).
 
     \b
     Examples:
@@ -176,10 +183,12 @@ def train_command(
       metrics.csv, curves.png   loss and recall by epoch
       recipe.json               every setting
       tensorboard/              for tensorboard --logdir runs
+      .lock                     held while a training writes there: a second one is refused
     """
     with plain_errors():
         import_own(imports)
         args = {"embed_dim": embed_dim, "steps": steps, "direction": direction, "pooling": pooling, "memory": memory, "variant": variant}
-        fields = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "warmup_steps": warmup_steps}
+        fields = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "warmup_steps": warmup_steps,
+                  "min_count": min_count, "vocabulary": vocabulary and str(vocabulary)}
         asked = fields, {**args, **ablation_arguments(ablation)}, read_settings(settings)
         start(data, recipe, model, out, resume, asked, device, precision=precision, max_steps=max_steps, workers=workers, engine=engine)

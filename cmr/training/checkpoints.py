@@ -5,42 +5,72 @@
 # %% ../../nbs/training/checkpoints.ipynb #89152a38
 from __future__ import annotations
 
+import contextlib
+import datetime
 import io
 import os
 import warnings
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import numpy as np
 import torch
+from filelock import FileLock, Timeout
+from pydantic import Field, ValidationError, field_validator
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..data import ImageCaptions, Vocabulary, batches, open_split
-from ..files import atomic_write, digest, remove_partial_files
+from ..data import ImageCaptions, Vocabulary, batches, check_vocabulary, open_split, splits
+from ..data.datasets import feature_digest
+from cmr.files import (
+    HOST,
+    FromFile,
+    atomic_write,
+    describe,
+    digest,
+    printable,
+    read_json,
+    read_torch,
+    remove_partial_files,
+    write_text,
+)
 from ..matcher import Matcher
-from ..saving import load, model_class, save
-from .distributed import all_reduce_max, make_accelerator, rank_and_world_size
-from .recipes import Recipe, build, from_older, loss_for, make_optimiser, resolve, write_recipe
+from ..saving import load, model_class, save, vocabulary_digest
+from .distributed import all_reduce_max, choose_precision, from_main, make_accelerator, rank_and_world_size
+from .recipes import Recipe, build, loss_for, make_optimiser, recipe_from, resolve, write_recipe
 
 # %% auto #0
-__all__ = ['FREE', 'Standing', 'check_splits', 'data_fingerprint', 'reading_ahead', 'make_vocabulary', 'Run', 'random_state',
-           'write_checkpoint', 'where_kept', 'read_checkpoint', 'check_out', 'standardise_from', 'take_over', 'begin',
-           'check_same', 'restore', 'begin_or_restore']
+__all__ = ['Count', 'FREE', 'LATER', 'Standing', 'check_splits', 'look_through', 'data_fingerprint', 'reading_ahead',
+           'make_vocabulary', 'Run', 'random_state', 'weights_of', 'write_checkpoint', 'where_kept', 'RandomState',
+           'Checkpoint', 'read_checkpoint', 'check_out', 'Holder', 'take_lock', 'hold', 'let_go', 'standardise_from',
+           'take_over', 'begin', 'check_same', 'check_precision', 'check_optimiser', 'best_weights', 'restore',
+           'begin_or_restore']
 
 # %% ../../nbs/training/checkpoints.ipynb #1bfd5e4d
-@dataclass
-class Standing:
+Count = Annotated[int, Field(ge=0, le=2**53)]
+
+class Standing(FromFile):
     "How far a run has come: what a checkpoint holds besides weights, optimiser and random state."
-    epoch: int = 0          # epochs done
-    batch: int = 0          # batches of the next one done
-    step: int = 0           # optimiser steps in all
+    epoch: Count = 0        # epochs done
+    batch: Count = 0        # batches of the next one done
+    step: Count = 0         # optimiser steps in all
     loss: float = 0.0       # sum of the loss in this epoch so far
-    pairs: int = 0          # pairs it was summed over
+    pairs: Count = 0        # pairs it was summed over
     seconds: float = 0.0    # time this epoch has taken so far
     waiting: float = 0.0    # of that, time in which there was no batch to work on
     best: float = -1.0      # highest R@sum
-    best_epoch: int = 0     # when that was
-    rows: list = field(default_factory=list) # the metrics, a dict an epoch
+    best_epoch: Count = 0   # when that was
+    rows: list[dict[str, int | float]] = []  # the metrics, a dict an epoch
+
+    @field_validator("rows")
+    @classmethod
+    def one_an_epoch(cls, rows):
+        "ValueError unless the rows are those of epochs 1, 2, 3 and so on, each with what is drawn."
+        if not all(row.get("epoch") == n and {"loss", "rsum", "seconds"} <= row.keys() for n, row in enumerate(rows, 1)):
+            raise ValueError("a row for each epoch, with epoch, loss, rsum and seconds, is expected")
+        return rows
 
     @property
     def share(self) -> float: return min(1.0, self.waiting / self.seconds) if self.seconds else 0.0 # of this epoch's time, spent waiting
@@ -50,18 +80,30 @@ class Standing:
         self.epoch, self.batch, self.loss, self.pairs, self.seconds, self.waiting = self.epoch + 1, 0, 0.0, 0, 0.0, 0.0
 
 # %% ../../nbs/training/checkpoints.ipynb #0a18ca33
-def check_splits(train: ImageCaptions, dev: ImageCaptions) -> None:
-    "ValueError naming the files where there is nothing to learn from or the two splits do not fit."
+def check_splits(train: ImageCaptions, *others: ImageCaptions) -> None:
+    "ValueError naming the files where there is nothing to learn from or the splits do not fit."
     if train.n_images < 2: raise ValueError(f"{train.source} has one image only: without a second one there are no negatives to learn from")
-    if train.region_dim != dev.region_dim:
-        raise ValueError(f"{train.source} has regions of {train.region_dim} numbers, {dev.source} of {dev.region_dim}: "
-                         "take both from one data set")
+    for other in others:
+        if train.region_dim != other.region_dim:
+            raise ValueError(f"{train.source} has regions of {train.region_dim} numbers, {other.source} of {other.region_dim}: "
+                             "take both from one data set")
 
-def data_fingerprint(train: ImageCaptions, dev: ImageCaptions) -> dict:
-    "Sizes and a digest of the captions: what tells one data set from another."
+def look_through(
+    split: ImageCaptions,
+    vocabulary: Vocabulary,
+    places: int = 16,       # images, evenly spread, the first and the last among them
+) -> None:
+    "ValueError naming the file where most words are unknown, or a feature of some images is NaN or infinite."
+    check_vocabulary(split, vocabulary)
+    for i in np.unique(np.linspace(0, split.n_images - 1, places).astype(int)): split.regions(int(i))
+
+def data_fingerprint(train: ImageCaptions, dev: ImageCaptions, vocabulary: Vocabulary) -> dict:
+    "Sizes, and digests of captions, features and words: what tells one data set from another."
     sizes = {f"{name}_{key}": value for name, split in (("train", train), ("dev", dev))
              for key, value in (("images", split.n_images), ("captions", len(split)))}
-    return {**sizes, "region_dim": train.region_dim, "text": digest("\n".join([*train.captions, *dev.captions]))[:16]}
+    text = digest("\n".join([*train.captions, *dev.captions]))[:16]
+    features = {f"{name}_features": feature_digest(split)[:16] for name, split in (("train", train), ("dev", dev))}
+    return {**sizes, "region_dim": train.region_dim, "text": text, **features, "words": vocabulary_digest(vocabulary)}
 
 def reading_ahead(
     device: str,  # "cpu" or "cuda"
@@ -74,11 +116,17 @@ def reading_ahead(
 def make_vocabulary(
     recipe: Recipe,
     split: ImageCaptions,  # the training split
+    words: list[str] | None = None, # of a run that goes on, where its file is not there any more
+    progress: bool = True, # show a bar where it takes more than two seconds
 ) -> Vocabulary:
-    "The words of the training captions. It alone cuts captions: where the recipe says, else where the model's paper does."
+    "The recipe's vocabulary, else the words of the training captions. It cuts captions: where the recipe says, else the model's paper."
     cls = model_class(recipe.matcher)
     limit = cls.max_words if recipe.max_words is None else recipe.max_words
-    return cls.vocabulary_class.build(split.captions, recipe.min_count, recipe.marks, limit)
+    if recipe.vocabulary and (words is None or Path(recipe.vocabulary).is_file()):
+        return cls.vocabulary_class.load(recipe.vocabulary, marks=recipe.marks, max_words=limit)
+    if words: return cls.vocabulary_class(words, recipe.marks, limit)
+    captions = tqdm(split.captions, desc="words", unit="caption", delay=2, disable=not progress)
+    return cls.vocabulary_class.build(captions, recipe.min_count, recipe.marks, limit)
 
 # %% ../../nbs/training/checkpoints.ipynb #1304adba
 class Run:
@@ -92,19 +140,25 @@ class Run:
         precision: str | None = None, # as for make_accelerator
         progress: bool = True,
         engine: bool = True,          # as for `training_scores`
+        earlier: Mapping = {},        # the checkpoint of a run that goes on: its precision and words, where nothing else is said
     ):
         self.recipe, self.out, self.at, self.engine = recipe, Path(out_folder), Standing(), engine
-        self.train, self.dev = open_split(data_folder, "train"), open_split(data_folder, "dev")
-        check_splits(self.train, self.dev)
-        self.vocabulary = make_vocabulary(recipe, self.train)
+        self.best: dict[str, Tensor] | None = None # weights of the best epoch, in the main process
+        self.train, self.dev, *others = (open_split(data_folder, name) for name in ("train", "dev", "test")
+                                         if name != "test" or name in splits(data_folder))
+        check_splits(self.train, self.dev, *others)
+        self.vocabulary = make_vocabulary(recipe, self.train, earlier.get("words"), progress)
+        for split in (self.train, self.dev, *others): look_through(split, self.vocabulary)
         self.model = build(recipe, self.train.region_dim, len(self.vocabulary))
         self.model.vocabulary, self.loss = self.vocabulary, loss_for(self.model, recipe)
+        self.standstill = self.loss.standstill(recipe.batch_size) # the loss of a pair where all scores are equal
         self.warmup_steps = self.model.warmup_steps if recipe.warmup_steps is None else recipe.warmup_steps
-        self.accelerator = make_accelerator(device, precision)
+        self.precision = choose_precision(precision, earlier.get("precision"))
+        self.accelerator = make_accelerator(device, self.precision, recipe.accumulate)
         self.device, self.main = self.accelerator.device, rank_and_world_size()[0] == 0 # main: the process that evaluates and writes
         self.progress, self.model = progress and self.main, self.model.to(self.device)
         self.optimiser = self.accelerator.prepare(make_optimiser(self.model, recipe))
-        self.data = data_fingerprint(self.train, self.dev)
+        self.data = data_fingerprint(self.train, self.dev, self.vocabulary)
         self.loader() # what is wrong with captions or batch size is said now
 
     @property
@@ -121,11 +175,16 @@ def random_state() -> dict:
     "The state of PyTorch's generators."
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
 
+def weights_of(model: Matcher) -> dict[str, Tensor]: # on the CPU
+    "A copy of a model's weights that later steps do not change."
+    return {name: x.detach().cpu().clone() for name, x in model.state_dict().items()}
+
 def write_checkpoint(run: Run) -> None:
     "Write last/training.pt and the model beside it, each whole or not at all, in the main process. OSError leaves what was there before."
     if not run.main: return
-    state = {"weights": run.model.state_dict(), "optimiser": run.optimiser.state_dict(), "standing": asdict(run.at),
-             "recipe": asdict(run.recipe), "data": run.data, "random": random_state()}
+    state = {"weights": run.model.state_dict(), "optimiser": run.optimiser.state_dict(), "standing": run.at.model_dump(),
+             "recipe": asdict(run.recipe), "data": run.data, "random": random_state(), "precision": run.precision, "best": run.best,
+             "words": run.vocabulary.words if run.recipe.vocabulary else None}
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with atomic_write(run.checkpoint) as partial: partial.write_bytes(buffer.getbuffer())
@@ -136,14 +195,42 @@ def where_kept(run: Run) -> str:
     return f". The checkpoint before that is kept in {run.checkpoint.parent}" if run.checkpoint.is_file() else ""
 
 # %% ../../nbs/training/checkpoints.ipynb #e30113d3
+class RandomState(FromFile):
+    "What `random_state` gives."
+    cpu: Tensor
+    cuda: list[Tensor]
+
+class Checkpoint(FromFile):
+    "What last/training.pt has to hold; what it lacks with a default was not noted by earlier versions."
+    weights: dict[str, Tensor]
+    optimiser: dict[str, Any]
+    standing: Standing
+    recipe: dict[str, Any]
+    data: dict[str, int | str]
+    random: RandomState
+    precision: str | None = None
+    best: dict[str, Tensor] | None = None # weights of the best epoch
+    words: list[str] | None = None        # where they are not those of the training captions
+
+    @field_validator("weights", "best")
+    @classmethod
+    def finite(cls, weights):
+        "ValueError naming the first weight that is no number."
+        for name, x in (weights or {}).items():
+            if x.is_floating_point() and not torch.isfinite(x).all(): raise ValueError(f"{name} holds NaN or infinity")
+        return weights
+
 def read_checkpoint(
     path: str | Path, # last/training.pt
 ) -> dict:            # on the CPU
-    "A checkpoint; FileNotFoundError where there is none, ValueError where it is damaged."
+    "A checkpoint; FileNotFoundError where there is none, ValueError where it is damaged, or holds something else."
     if not Path(path).is_file(): raise FileNotFoundError(f"nothing to resume: no {path}; start the run without resume")
-    try: return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as problem:
-        raise ValueError(f"{path} is damaged or no checkpoint ({problem}): start again in a new folder") from problem
+    remedy = "it is damaged, or of something else: take another copy, or start again in a new folder"
+    state = read_torch(path, "the checkpoint of a run", remedy)
+    try: Checkpoint.model_validate(state)
+    except ValidationError as problem:
+        raise ValueError(f"{path} is not the checkpoint of a run: {describe(problem)}; {remedy}") from problem
+    return state
 
 # %% ../../nbs/training/checkpoints.ipynb #bfdfb9c3
 def check_out(out: Path, resume: bool) -> None:
@@ -156,6 +243,52 @@ def check_out(out: Path, resume: bool) -> None:
         raise FileExistsError(f"{out} holds a run or a model already ({held[0]}): continue it with --resume (resume=True), "
                               "or choose another folder")
     if out.exists() and not out.is_dir(): raise FileExistsError(f"{out} is a file, not a folder: choose another name for the run")
+
+# %% ../../nbs/training/checkpoints.ipynb #e1aa0012
+class Holder(FromFile):
+    "Who writes to a folder."
+    host: str
+    pid: int
+    since: str
+
+    def __str__(self) -> str: return f"process {self.pid} on {printable(self.host, 60)}, since {printable(self.since, 30)}"
+
+def take_lock(lock: FileLock, out: Path) -> str | None:
+    "Take the lock of a folder, and note who has it. Otherwise: why not."
+    note = out / ".holder.json"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+        write_text(note, Holder(host=HOST, pid=os.getpid(), since=f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}").model_dump_json())
+    except Timeout:
+        holder: object = "another process"
+        with contextlib.suppress(OSError, ValueError): holder = read_json(note, Holder, "a note of who writes here")
+        return f"{out} is being written to by {holder}: wait until it has ended, or choose another folder (--out)"
+    except NotImplementedError: warnings.warn(f"{out} is on a file system without locks: start one training only in it", stacklevel=3)
+    except OSError as problem: return f"{out} cannot be written to ({problem.strerror or problem}): choose another folder (--out)"
+    return None
+
+@contextlib.contextmanager
+def hold(
+    out: Path,             # folder of a run, or of several
+    device: torch.device | None = None,  # of a process among several
+) -> Iterator[None]:
+    "Inside, no other training writes to the folder; all processes of one run count as one. ValueError names who holds it."
+    main, lock = rank_and_world_size()[0] == 0, FileLock(out / ".lock")
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    if problem := from_main(take_lock(lock, out) if main else None, device or torch.device("cpu")): raise ValueError(problem)
+    try: yield
+    finally:
+        if main: let_go(lock, out, made)
+
+def let_go(lock: FileLock, out: Path, made: list[Path]) -> None:
+    "Release the lock; folders that were made for it and hold nothing else go with it."
+    with contextlib.suppress(OSError):
+        (out / ".holder.json").unlink(missing_ok=True)
+        if made and [path.name for path in out.iterdir()] == [".lock"]: (out / ".lock").unlink()
+    lock.release()
+    with contextlib.suppress(OSError):
+        for folder in made: folder.rmdir()
 
 # %% ../../nbs/training/checkpoints.ipynb #9ecfc7a6
 def standardise_from(
@@ -199,42 +332,80 @@ def begin(run: Run) -> None:
     write_checkpoint(run)
 
 # %% ../../nbs/training/checkpoints.ipynb #625cf931
-FREE = ("name", "epochs", "patience", "save_every", "after") # may change on resume: they change no step
+FREE = ("name", "epochs", "patience", "save_every", "after", "vocabulary") # may change on resume: they change no step (words are compared)
+LATER = ("train_features", "dev_features", "words")  # of a fingerprint: what earlier versions did not note
 
 def check_same(
     recipe: Recipe,
     model: Matcher,  # made by it
     data: dict,      # as `data_fingerprint` gives it
-    state: dict,     # as `read_checkpoint` gives it
+    state: Mapping,  # as `read_checkpoint` gives it
     path: str | Path,
 ) -> None:
-    "ValueError unless a checkpoint was made with this recipe on this data."
-    earlier = Recipe(**{**from_older(state["recipe"]), "name": recipe.name})
+    "ValueError unless a checkpoint was made with this recipe on this data; a Note where it doesn't tell whether the features are the same."
+    earlier = replace(recipe_from(state["recipe"], path), name=recipe.name)
     before, now = (asdict(resolve(one, model)) for one in (earlier, recipe))
     free = [key for key in FREE if key != "epochs" or recipe.schedule != "cosine"]   # a cosine ends with the last epoch
     changed = [f"{key} was {before[key]!r}, now {now[key]!r}" for key in now if key not in free and before[key] != now[key]]
     if changed: raise ValueError(f"cannot resume {path} with another recipe: {'; '.join(changed)}. Use the old settings, or a new folder")
-    parts = [f"{key} was {state['data'].get(key)}, now {data[key]}" for key in data if state["data"].get(key) != data[key]]
+    known = [key for key in data if key in state["data"] or key not in LATER]
+    parts = [f"{key} was {state['data'].get(key)}, now {data[key]}" for key in known if state["data"].get(key) != data[key]]
     if parts: raise ValueError(f"cannot resume {path} on other data: {'; '.join(parts)}. Give the data folder the run began with")
+    if len(known) < len(data):
+        warnings.warn(f"{path} is of an earlier version, which noted neither features nor precision: see to it that both are the same now",
+                      stacklevel=3)
+
+def check_precision(
+    precision: str,    # of now
+    before: str | None, # as the checkpoint has it
+    path: str | Path,
+) -> None:
+    "ValueError naming both where a run is to go on in another precision."
+    if before not in (None, precision):
+        raise ValueError(f"cannot resume {path} in another precision: it was {printable(before, 20)}, now {precision}. "
+                         f"Use --precision {printable(before, 20)}, or a new folder")
 
 # %% ../../nbs/training/checkpoints.ipynb #300bfde2
-def restore(run: Run) -> None:
-    "Put a run where its last checkpoint was; raises as `read_checkpoint` and `check_same`."
-    state = read_checkpoint(run.checkpoint)
-    check_same(run.recipe, run.model, run.data, state, run.checkpoint)
-    run.model.load_state_dict(state["weights"])
-    run.optimiser.load_state_dict(state["optimiser"])
-    run.at = Standing(**state["standing"])
-    torch.set_rng_state(state["random"]["cpu"])
-    if torch.cuda.is_available() and state["random"]["cuda"]: torch.cuda.set_rng_state_all(state["random"]["cuda"])
+def check_optimiser(optimiser: torch.optim.Optimizer) -> None:
+    "ValueError where an optimiser remembers something of another shape than the weight it belongs to, or that is no number."
+    for weight, remembered in optimiser.state.items():
+        for name, x in remembered.items():
+            if not isinstance(x, Tensor): continue
+            if x.shape not in (weight.shape, ()): raise ValueError(f"{name} has shape {tuple(x.shape)} for weights {tuple(weight.shape)}")
+            if not torch.isfinite(x).all(): raise ValueError(f"{name} holds NaN or infinity")
 
-def begin_or_restore(run: Run, data_folder: str | Path, resume: bool = False) -> None:
-    "Begin or go on. Nothing is written before all processes have looked; the others begin with what the main one wrote."
+def best_weights(run: Run, state: Mapping) -> dict[str, Tensor] | None:
+    "The best epoch's weights: the checkpoint's; earlier versions wrote best/ first and only there."
+    older = "best" not in state and state["standing"]["best_epoch"] and (run.out / "best" / "model.safetensors").is_file()
+    return weights_of(load(run.out / "best")[0]) if older else state.get("best")
+
+def restore(
+    run: Run,
+    state: Mapping | None = None,  # None: that of its last checkpoint
+) -> None:
+    "Put a run where a checkpoint was; raises as `read_checkpoint` and `check_same`."
+    state, cuda = read_checkpoint(run.checkpoint) if state is None else state, torch.cuda.device_count()
+    check_same(run.recipe, run.model, run.data, state, run.checkpoint)
+    check_precision(run.precision, state.get("precision"), run.checkpoint)
+    try:
+        run.model.load_state_dict(state["weights"])
+        run.optimiser.load_state_dict(state["optimiser"])
+        check_optimiser(run.optimiser)
+        torch.set_rng_state(state["random"]["cpu"])
+        if cuda and len(state["random"]["cuda"]) == cuda: torch.cuda.set_rng_state_all(state["random"]["cuda"])
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as problem:
+        raise ValueError(f"{run.checkpoint} does not fit the model that its recipe describes ({printable(problem, 200)}): "
+                         "take another copy, or start again in a new folder") from problem
+    run.at, run.best = Standing(**state["standing"]), best_weights(run, state)
+
+def begin_or_restore(run: Run, data_folder: str | Path, earlier: Mapping | None = None) -> None:
+    "Begin, or go on from a checkpoint. Nothing is written before all processes have looked; the others begin with what the main one wrote."
     all_reduce_max([0], run.device)
     if run.main:
-        remove_partial_files(run.out) # of a run that was killed
-        restore(run) if resume else begin(run)
-        write_recipe(run.recipe, data_folder, run.out)
+        if earlier: restore(run, earlier)
+        for folder in (run.out, run.out / "last", run.out / "best"): remove_partial_files(folder) # of a run that was killed
+        write_recipe(run.recipe, data_folder, run.out)  # before the first checkpoint: what can be resumed has its recipe
+        if not earlier: begin(run)
     all_reduce_max([0], run.device)
     if not run.checkpoint.is_file():
         raise FileNotFoundError(f"process {rank_and_world_size()[0]} does not see {run.checkpoint}: "

@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 # %% auto #0
-__all__ = ['MEASURES', 'COLUMNS', 'evaluate', 'chance', 'observe', 'mean_camp_gates', 'observe_some', 'batch_scores',
-           'batch_loss', 'train_step', 'Interrupt', 'agreed_batches', 'groups', 'train_epoch', 'end_epoch', 'finished',
-           'whole_run', 'say_first', 'run_epochs', 'observed_in', 'write_metrics', 'draw_loss', 'draw_recall', 'curves',
-           'summary', 'train_stage', 'stages_of', 'train']
+__all__ = ['STOPS', 'MEASURES', 'COLUMNS', 'evaluate', 'chance', 'chance_spread', 'observe', 'mean_camp_gates', 'observe_some',
+           'batch_scores', 'batch_loss', 'train_step', 'Stopped', 'Interrupt', 'agreed_batches', 'groups',
+           'train_epoch', 'stands_still', 'say_epoch', 'end_epoch', 'bring_level', 'finished', 'whole_run', 'say_first',
+           'Board', 'run_epochs', 'observed_in', 'write_metrics', 'draw_loss', 'draw_recall', 'curves', 'summary',
+           'train_stage', 'stages_of', 'check_stages', 'train']
 
 # %% ../../nbs/training/loop.ipynb #6c554d16
 from ..camp import CAMP, mean_gates
@@ -35,12 +36,12 @@ from ..data import Batch, ImageCaptions, Vocabulary, check_vocabulary, pad
 from ..encoders import Fragments
 from ..fast import encode_all, score_all, training_scores
 from ..fast.scoring import evaluating
-from ..files import atomic_write
+from ..files import atomic_write, write_text
 from ..matcher import Matcher
 from ..recall import Report, report
 from ..saving import save
 from ..similarity import wide
-from .checkpoints import Run, begin_or_restore, check_out, where_kept, write_checkpoint
+from .checkpoints import Run, begin_or_restore, check_out, hold, read_checkpoint, weights_of, where_kept, write_checkpoint
 from cmr.training.distributed import (
     all_gather,
     all_reduce_gradients,
@@ -49,6 +50,7 @@ from cmr.training.distributed import (
     from_main,
     gather_fragments,
     joint_scores,
+    make_accelerator,
     rank_and_world_size,
     repeatable,
 )
@@ -80,6 +82,14 @@ def chance(split: ImageCaptions) -> float:     # R@sum, in percent points
     images, captions, own = split.n_images, len(split), np.bincount(split.image_of_caption)
     def drawn(k): return np.mean([1 - math.comb(captions - n, k) / math.comb(captions, k) for n in own])  # one of an image's own among k
     return 100 * float(sum(min(k / images, 1) + drawn(min(k, captions)) for k in (1, 5, 10)))
+
+def chance_spread(split: ImageCaptions) -> float: # in percent points
+    "Two standard deviations of the R@sum of blind guessing, each image with its captions guessed by itself."
+    images, captions, own = split.n_images, len(split), np.bincount(split.image_of_caption)
+    def drawn(k): return np.mean([1 - math.comb(captions - n, k) / math.comb(captions, k) for n in own])
+    def variance(one, five, ten): return 5 * one + 3 * five + ten - (one + five + ten) ** 2 # of 0, 1, 2 or 3 hits: one within the next
+    text, image = ([f(min(k, most)) for k in (1, 5, 10)] for f, most in ((drawn, captions), (lambda k: k / images, images)))
+    return 200 * math.sqrt((variance(*text) + variance(*image)) / images)
 
 # %% ../../nbs/training/loop.ipynb #698cf6eb
 @singledispatch
@@ -158,19 +168,27 @@ def train_step(
     return total.item()
 
 # %% ../../nbs/training/loop.ipynb #247c6018
+STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+class Stopped(KeyboardInterrupt):
+    "A run that was asked to stop, and has saved everything."
+    def __init__(self, message: str, number: int = signal.SIGINT):
+        super().__init__(message)
+        self.status = 128 + number # what a process exits with
+
 class Interrupt:
-    "Turns the first Ctrl-C into a request, which the loop grants between two steps; the second one stops at once."
+    "Turns the first Ctrl-C, SIGTERM or SIGHUP into a request, which the loop grants between two steps; the second one stops at once."
     def __enter__(self):
-        self.asked, self.main = False, threading.current_thread() is threading.main_thread()
-        if self.main: self.before = signal.signal(signal.SIGINT, self.ask)
+        self.asked, self.main, self.before = 0, threading.current_thread() is threading.main_thread(), {}
+        if self.main: self.before = {number: signal.signal(number, self.ask) for number in STOPS}
         return self
 
-    def ask(self, *_):
-        if self.asked: raise KeyboardInterrupt
-        self.asked = True
+    def ask(self, number: int = signal.SIGINT, *_):
+        if self.asked: raise Stopped("stopped at once", number)
+        self.asked = int(number)
 
     def __exit__(self, *_):
-        if self.main: signal.signal(signal.SIGINT, self.before or signal.SIG_DFL)
+        for number, before in self.before.items(): signal.signal(number, before or signal.SIG_DFL)
 
 # %% ../../nbs/training/loop.ipynb #a23e296b
 def agreed_batches(
@@ -213,7 +231,7 @@ def train_epoch(
     run: Run,
     bar: tqdm,
     interrupt: Interrupt,
-    writer: Any,                  # TensorBoard's SummaryWriter, in the main process
+    writer: Any,                  # a `Board`, in the main process
     max_steps: int | None = None, # stop there, inside the epoch
     workers: int | None = None,   # processes that read ahead
 ) -> bool:                        # True: the epoch is complete
@@ -242,12 +260,33 @@ MEASURES = ("rsum", "text_r1", "text_r5", "text_r10", "image_r1", "image_r5", "i
 COLUMNS = ("epoch", "step", "loss", "lr", "seconds", "waiting", *MEASURES)
 
 # %% ../../nbs/training/loop.ipynb #19ead658
+def stands_still(
+    row: dict,     # of an epoch
+    level: float,  # the loss of a pair where all scores are equal
+    limit: float,  # R@sum up to here is luck
+) -> bool:
+    "Whether an epoch's loss is within 2% of what equal scores give, while recall is that of blind guessing."
+    return row["rsum"] <= limit and abs(row["loss"] - level) <= .02 * level
+
+def say_epoch(run: Run, bar: tqdm, better: bool) -> None:
+    "A line for the last epoch; a Note where the run begins to stand still."
+    *before, row = run.at.rows
+    level, limit = run.standstill, chance(run.dev) + chance_spread(run.dev)
+    best = " (best so far)" if better and row["rsum"] > limit else ""
+    if run.progress: bar.write(f"epoch {run.at.epoch}: loss {row['loss']:.3f}, dev R@sum {row['rsum']:.1f}{best}")
+    if stands_still(row, level, limit) and not any(stands_still(one, level, limit) for one in before):
+        warnings.warn(f"epoch {run.at.epoch}: the loss {row['loss']:.3f} is what equal scores give ({level:.3f}), "
+                      f"and R@sum {row['rsum']:.1f} is that of guessing: nothing has been learnt yet. "
+                      f"What usually helps: a smaller lr (now {run.recipe.lr:g}), "
+                      f"more warmup_steps with all negatives (now {run.warmup_steps}), another batch_size (now {run.recipe.batch_size}), "
+                      "standardise=true; and see whether captions and images belong together (cmr check)", stacklevel=2)
+
 def end_epoch(
     run: Run,
     bar: tqdm,
-    writer: Any,  # TensorBoard's SummaryWriter, in the main process
+    writer: Any,  # a `Board`, in the main process
 ) -> None:
-    "Evaluate on dev, keep the best model, note the metrics, and write the checkpoint."
+    "Evaluate on dev, keep the best model, note the metrics; the checkpoint first, the other files after it."
     at, clock, found = run.at, time.monotonic(), {}
     if run.main:
         result, _ = evaluate(run.model, run.dev, run.vocabulary, progress=run.progress, engine=run.engine)
@@ -257,13 +296,24 @@ def end_epoch(
     at.rows.append(row)
     at.next_epoch()
     better = row["rsum"] > at.best
-    if better: at.best, at.best_epoch = row["rsum"], at.epoch
+    if better: at.best, at.best_epoch, run.best = row["rsum"], at.epoch, weights_of(run.model) if run.main else None
     if not run.main: return
-    if better: save(run.model, run.vocabulary, run.out / "best")
     write_checkpoint(run)
+    if better: save(run.model, run.vocabulary, run.out / "best")
     write_metrics(at.rows, run.out / "metrics.csv")
     for key, value in row.items(): writer.add_scalar(f"epoch/{key}", value, at.step)
-    if run.progress: bar.write(f"epoch {at.epoch}: loss {row['loss']:.3f}, dev R@sum {row['rsum']:.1f}{' (best so far)' if better else ''}")
+    say_epoch(run, bar, better)
+
+def bring_level(run: Run) -> None:
+    "Bring last/, best/ and metrics.csv to what the checkpoint says, for a run that was killed between it and them."
+    if not run.main: return
+    save(run.model, run.vocabulary, run.out / "last")
+    if run.best:
+        now = weights_of(run.model)
+        run.model.load_state_dict(run.best)
+        save(run.model, run.vocabulary, run.out / "best")
+        run.model.load_state_dict(now)
+    if run.at.rows: write_metrics(run.at.rows, run.out / "metrics.csv")
 
 # %% ../../nbs/training/loop.ipynb #19a5c606
 def finished(run: Run) -> str | None:
@@ -289,17 +339,43 @@ def say_first(run: Run, bar: tqdm) -> None:
     if run.progress and not run.at.step: bar.write(f"by chance: dev R@sum {chance(run.dev):.1f}")
 
 # %% ../../nbs/training/loop.ipynb #a64ed0f1
+class Board:
+    "TensorBoard's SummaryWriter. Where its folder cannot be written to (any more), one Note says so, and the run goes on without it."
+    def __init__(self, folder: Path, step: int):
+        from torch.utils.tensorboard import SummaryWriter
+        self.folder, self.writer = folder, None
+        with self.careful(): self.writer = SummaryWriter(folder, purge_step=step + 1)
+
+    def add_scalar(self, key: str, value: float, step: int) -> None:
+        "Note a number."
+        with self.careful():
+            if self.writer: self.writer.add_scalar(key, value, step)
+
+    def __enter__(self): return self
+
+    def __exit__(self, *_):
+        with self.careful():
+            if self.writer: self.writer.close()
+
+    @contextmanager
+    def careful(self) -> Iterator[None]:
+        "Inside, what the writer's files or its thread complain of ends the writing, and nothing else."
+        try: yield
+        except (OSError, RuntimeError, AssertionError) as problem:
+            self.writer = None
+            warnings.warn(f"no more notes for TensorBoard in {self.folder} ({problem}); the run goes on", stacklevel=4)
+
+# %% ../../nbs/training/loop.ipynb #e1aa0022
 def run_epochs(
     run: Run,
     max_steps: int | None = None, # as for `train`
     workers: int | None = None,   # as for `train`
 ) -> str:                         # what ended the run
-    "Epoch after epoch until something ends the run. KeyboardInterrupt after a checkpoint where the reader asks to stop."
-    from torch.utils.tensorboard import SummaryWriter
+    "Epoch after epoch until something ends the run. `Stopped`, after a checkpoint, where somebody asks it to stop."
     at, size = run.at, -(-len(run.train) // run.recipe.batch_size)
     bar = tqdm(total=min(run.recipe.epochs * size, (max_steps or math.inf) * run.recipe.accumulate), initial=at.epoch * size + at.batch,
                unit="batch", disable=not run.progress)
-    notes = SummaryWriter(run.out / "tensorboard", purge_step=at.step + 1) if run.main else nullcontext()
+    notes = Board(run.out / "tensorboard", at.step) if run.main else nullcontext()
     with Interrupt() as interrupt, bar, notes as writer:
         say_first(run, bar)
         while not (why := finished(run)):
@@ -307,8 +383,8 @@ def run_epochs(
             bar.set_description(f"epoch {at.epoch + 1}/{run.recipe.epochs}")
             if train_epoch(run, bar, interrupt, writer, max_steps, workers): end_epoch(run, bar, writer)
             else: write_checkpoint(run)
-            if all_reduce_max([interrupt.asked], run.device)[0]:
-                raise KeyboardInterrupt(f"stopped at step {at.step}, all saved; go on with: cmr train --out {whole_run(run.out)} --resume")
+            if asked := int(all_reduce_max([interrupt.asked], run.device)[0]):
+                raise Stopped(f"stopped at step {at.step}, all saved; go on with: cmr train --out {whole_run(run.out)} --resume", asked)
     return why
 
 # %% ../../nbs/training/loop.ipynb #dca7d3bf
@@ -328,7 +404,7 @@ def write_metrics(
     table = csv.DictWriter(text, columns or [*COLUMNS, *observed_in(rows)], extrasaction="ignore", lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    with atomic_write(path) as partial: partial.write_text(text.getvalue(), encoding="utf-8")
+    write_text(path, text.getvalue())
 
 # %% ../../nbs/training/loop.ipynb #a33c5050
 def draw_loss(
@@ -398,12 +474,14 @@ def train_stage(
     **how,         # device, precision, progress, engine
 ) -> dict:         # as for `train`
     "One recipe, without what it comes after."
-    run = Run(recipe, data_folder, out, **how)
+    earlier = read_checkpoint(out / "last" / "training.pt") if resume else {}
+    run = Run(recipe, data_folder, out, earlier=earlier, **how)
     with explain_lost_process():
-        begin_or_restore(run, data_folder, resume)
+        begin_or_restore(run, data_folder, earlier)
+        if earlier: bring_level(run)
         with repeatable(run.device): stopped = run_epochs(run, max_steps, workers)
     if run.at.rows and run.main:
-        figure = curves(run.at.rows, run.loss.standstill(recipe.batch_size))
+        figure = curves(run.at.rows, run.standstill)
         with atomic_write(out / "curves.png") as partial: figure.savefig(partial, format="png", dpi=120)
     return summary(run, stopped)
 
@@ -413,28 +491,35 @@ def stages_of(recipe: Recipe, out: Path) -> list[tuple[Recipe, Path]]: # the fir
     return [*(stages_of(recipe.after, out / "before") if recipe.after else []), (recipe, out)]
 
 # %% ../../nbs/training/loop.ipynb #c50ee07e
+def check_stages(stages: list[tuple[Recipe, Path]], resume: bool) -> int: # number of the stage to begin with
+    "Where a training begins; raises as `check_out` where a stage's folder does not fit what was asked for."
+    begun = [(folder / "last" / "training.pt").is_file() for _, folder in stages]
+    for n, (_, folder) in enumerate(stages): check_out(folder, resume and (begun[n] or not any(begun)))
+    return max((n for n, there in enumerate(begun) if there), default=0)
+
 def train(
     recipe: Recipe,
     data_folder: str | Path,      # with the splits train and dev
     out_folder: str | Path,       # gets best/, last/, metrics.csv, curves.png, recipe.json, tensorboard/; before/ for an earlier stage
     resume: bool = False,         # go on from last/training.pt
     device: str | None = None,    # "cpu" or "cuda"; None: the GPU if there is one
-    precision: str | None = None, # "fp32", "tf32" or "bf16"; None: fp32
+    precision: str | None = None, # "fp32", "tf32" or "bf16"; None: accelerate's configuration, the run's that goes on, or fp32
     progress: bool = True,        # bar and a line an epoch
     max_steps: int | None = None, # stop after so many steps, with a checkpoint
     workers: int | None = None,   # processes that read ahead; None: `reading_ahead` says how many
     engine: bool = True,          # score by a plan, with the sparse backward pass; False: as the model is written
 ) -> dict:                        # see `summary`
     "Train a recipe's model and keep the best epoch by R@sum on dev; raises as its parts do, before anything is lost."
-    stages, speaks = stages_of(recipe, Path(out_folder)), not rank_and_world_size()[0]
-    begun = [(folder / "last" / "training.pt").is_file() for _, folder in stages]
-    for n, (_, folder) in enumerate(stages): check_out(folder, resume and (begun[n] or not any(begun)))
-    if len(stages) > 1 and not resume and speaks: write_recipe(recipe, data_folder, Path(out_folder))
-    result: dict = {}
-    for n in range(max((n for n, there in enumerate(begun) if there), default=0), len(stages)):
-        stage, folder = stages[n]
-        if progress and len(stages) > 1 and speaks: print(f"stage {n + 1} of {len(stages)}: {stage.name}")
-        result = train_stage(stage, data_folder, folder, begun[n], max_steps, workers,
-                             device=device, precision=precision, progress=progress, engine=engine)
-        if max_steps and result["stopped"].startswith("max_steps"): break
+    out, result = Path(out_folder), {}
+    stages = stages_of(recipe, out)
+    check_stages(stages, resume)
+    where = make_accelerator(device, precision, recipe.accumulate).device
+    with hold(out, where):
+        first, speaks = check_stages(stages, resume), not rank_and_world_size()[0]  # another training may just have ended
+        if len(stages) > 1 and not resume and speaks: write_recipe(recipe, data_folder, out)
+        for n, (stage, folder) in list(enumerate(stages))[first:]:
+            if progress and len(stages) > 1 and speaks: print(f"stage {n + 1} of {len(stages)}: {stage.name}")
+            result = train_stage(stage, data_folder, folder, (folder / "last" / "training.pt").is_file(), max_steps, workers,
+                                 device=device, precision=precision, progress=progress, engine=engine)
+            if max_steps and result["stopped"].startswith("max_steps"): break
     return result
