@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from cmr.attention import SCAN
@@ -16,6 +15,7 @@ from cmr.camp import CAMP
 from cmr.data import ImageCaptions, Vocabulary
 from cmr.encoders import Fragments
 from cmr.fast import encode_all, score_all
+from cmr.files import read_tensors, write_tensors
 from cmr.imram import IMRAM
 from cmr.matcher import VSE
 from cmr.recall import report
@@ -36,7 +36,7 @@ from cmr.search import (
     summary_vectors,
     write_gallery,
 )
-from cmr.search.gallery import data_digest
+from cmr.search.gallery import data_digest, read_file
 from cmr.shelf import DVSA
 from cmr.similarity import l2_normalize
 
@@ -289,11 +289,9 @@ def test_ties_count_against_the_right_answer():
 # on disk
 
 def content(path):
-    "What a safetensors file says about itself, and the bytes of its arrays."
-    with safe_open(path, "pt") as file:
-        arrays = {name: file.get_tensor(name) for name in file.keys()}
-        return file.metadata(), {name: (x.dtype, tuple(x.shape), x.contiguous().view(torch.uint8).numpy().tobytes())
-                                 for name, x in arrays.items()}
+    "What a gallery's file says about itself, and the bytes of its arrays."
+    about, names, arrays = read_file(path)
+    return about, names, {name: (x.dtype, tuple(x.shape), x.contiguous().view(torch.uint8).numpy().tobytes()) for name, x in arrays.items()}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -345,16 +343,22 @@ def test_a_file_of_an_earlier_version_opens(tmp_path):
     assert content(tmp_path / "old") == content(tmp_path / "new") == content(tmp_path / "again")
 
 
-def test_digests_are_those_of_earlier_versions():
-    "Class, settings and weights; a split's words and its first and last image. CAMP's settings then held where its captions are cut."
+def test_fingerprints_are_those_of_earlier_versions():
+    "Class, settings and weights. CAMP's settings then held where its captions are cut."
     for name, more in (("imram", {}), ("camp", {"max_words": 50})):
         model = make_model(name)
         found = hashlib.sha256(json.dumps([type(model).__name__, {**model.config, **more}], sort_keys=True).encode())
         for key, x in sorted(model.state_dict().items()): found.update(f"{key} {x.dtype} {tuple(x.shape)}".encode() + x.numpy().tobytes())
         assert fingerprint(model) == found.hexdigest()[:16]
-    found = hashlib.sha256(json.dumps([SPLIT.ids, SPLIT.captions, SPLIT.image_of_caption.tolist()]).encode())
-    for n in (0, SPLIT.n_images - 1): found.update(SPLIT.regions(n).tobytes())
-    assert data_digest(SPLIT) == found.hexdigest()[:16]
+
+
+def test_a_gallery_of_other_images_in_the_middle_is_refused(tmp_path):
+    model, other = make_model("vse"), make_split()
+    open_gallery(model, SPLIT, VOCABULARY, "images", tmp_path / "g")
+    assert data_digest(make_split()) == data_digest(SPLIT)
+    other.features[5, 0, 0] += 1
+    with pytest.raises(ValueError, match="gallery of other data, or of an earlier version.*delete it and encode the gallery again"):
+        open_gallery(model, other, VOCABULARY, "images", tmp_path / "g")
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
@@ -408,11 +412,60 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
     whole = path.read_bytes()
     for content in (whole[:-1], whole[:20], b"", b"pickle"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=f"{path.name} is cut short"): Gallery.load(path, model)
+        with pytest.raises(ValueError, match=f"{path.name} is (damaged or cut short|a binary file|empty|a text file)"): Gallery.load(path, model)
     save_file({"values": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match="is no gallery"): Gallery.load(path, model)
     save_file({name: torch.zeros(2) for name in ("values", "vectors", "mask")}, path, {"gallery": "1"})
-    with pytest.raises(ValueError, match="is no gallery"): Gallery.load(path, model)
+    with pytest.raises(ValueError, match="is not a gallery: side: Field required"): Gallery.load(path, model)
+
+
+@pytest.mark.parametrize(("name", "change", "message"), [
+    ("values", lambda x: x[:, :, 0], "array values: torch.float64 of shape"), ("values", lambda x: x[:-1], r"expected torch.float32 of shape \(N=12"),
+    ("values", lambda x: x.long(), "int64"), ("values", lambda x: x * torch.nan, "array values: NaN or infinity"), ("mask", lambda x: x.float(), "array mask: torch.float32"),
+    ("mask", lambda x: x[:, :1].repeat(1, 9), "array mask"), ("mask", lambda x: x & False, "array mask: row 0 has no fragment"), ("vectors", lambda x: x[:3], "array vectors"),
+    ("vectors", lambda x: x / 0, "NaN or infinity"), ("map.images", lambda x: x[:-1], "array map.images"), ("map.captions", lambda x: x[:, :2], "array map.captions"),
+    ("map.captions", lambda x: None, "one map of two")])
+def test_members_are_held_against_each_other(name, change, message, tmp_path):
+    model, path = make_model("imram"), tmp_path / "g"
+    images, captions = encode_all(model, SPLIT, VOCABULARY, progress=False)
+    maps = fit_maps(images, captions, score_all(model, images, captions, progress=False), width=3)
+    open_gallery(model, SPLIT, VOCABULARY, "images", path, maps)
+    parts, about = read_tensors(path, "a gallery")
+    parts = {key: x.clone() for key, x in parts.items()}
+    parts[name] = change(parts[name])
+    write_tensors(path, {key: x for key, x in parts.items() if x is not None}, about)
+    with pytest.raises(ValueError, match=message) as refused: Gallery.load(path, model)
+    assert str(path) in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("names", "message"), [("[]", "array values"), ("{}", "not a list of names"), ("[1]", "found 1"), ("", "not a list of names"), ("[" * 10**5, "names"),
+                                                (json.dumps(["a"] * 13), "N=13"), (json.dumps([None] * 12), "found None")])
+def test_names_of_a_gallery(names, message, tmp_path):
+    model, path = make_model("vse"), tmp_path / "g"
+    open_gallery(model, SPLIT, VOCABULARY, "images", path)
+    parts, about = read_tensors(path, "a gallery")
+    write_tensors(path, parts, {**about, "names": names})
+    with pytest.raises(ValueError, match=message) as refused: Gallery.load(path, model)
+    assert "\n" not in str(refused.value)
+    for key, value in (("side", "both"), ("gallery", "2")):
+        write_tensors(path, parts, {**about, key: value})
+        with pytest.raises(ValueError, match=f"{key}: "): Gallery.load(path, model)
+
+
+def test_leftovers_of_killed_writings_are_removed(tmp_path):
+    from cmr.files import HOST
+    model = make_model("vse")
+    for name in (f".g.blocks.{HOST}.4194305.part", f".g.{HOST}.4194305.part"): (tmp_path / name).write_bytes(b"half")
+    open_gallery(model, SPLIT, VOCABULARY, "images", tmp_path / "g")
+    assert [path.name for path in tmp_path.iterdir()] == ["g"]
+
+
+def test_room_for_a_gallery_is_asked_for_first(tmp_path, monkeypatch):
+    import shutil
+    from types import SimpleNamespace
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(OSError, match="MB left: make room"): open_gallery(make_model("vse"), SPLIT, VOCABULARY, "images", tmp_path / "g")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interrupted_writing_leaves_the_old_file(tmp_path):
@@ -440,7 +493,34 @@ def test_questions():
     for bad, message in (("", "empty"), (" \n", "empty"), ("zebra", "unknown words only")):
         with pytest.raises(ValueError, match=message): ask(model, VOCABULARY, bad)
     for bad in ("nobody", 12, -1, "1.5"):
-        with pytest.raises(ValueError, match="no image"): ask_with_image(model, SPLIT, bad)
+        with pytest.raises(ValueError, match="no image|no row"): ask_with_image(model, SPLIT, bad)
+
+
+def test_an_id_is_an_id(tmp_path):
+    "A number is a row only where ids are the rows' numbers; --image 4 of ids 2, 5, 8 is refused, naming those near it."
+    from typer.testing import CliRunner
+
+    from cmr.cli import app
+    from cmr.data import write_split
+    model = VSE(6, 4 + len(WORDS), 8, 5)
+    save(model, VOCABULARY, tmp_path / "model")
+    rng = np.random.default_rng(0)
+    for split, ids in (("test", ["2", "5", "8", "11", "14"]), ("dev", None)):
+        write_split(tmp_path / f"{split}.h5", rng.normal(size=(5, 3, 6)).astype("float32"), ["a red dog\x1b[31m"] * 5, np.arange(5), ids=ids)
+
+    def said(split, *more):
+        done = CliRunner().invoke(app, ["search", str(tmp_path / "model"), *more, "--data", str(tmp_path), "--split", split, "--top", "1", "--device", "cpu"])
+        return done.exit_code, done.output.strip()
+    status, text = said("test", "--image", "4")
+    assert status == 2 and "no image '4'" in text and "5, 2, 8" in text and "--row" in text and len(text.splitlines()) == 1
+    for split, words in (("test", ("--image", "5")), ("test", ("--row", "4")), ("dev", ("--image", "4")), ("dev", ("--row", "0"))):
+        status, text = said(split, *words)
+        assert status == 0 and "a red dog" in text and "\x1b" not in text
+    assert said("test", "--image", "5")[1] == said("test", "--row", "1")[1]
+    for split, words, message in (("dev", ("--image", "5"), "no image '5'"), ("dev", ("--row", "5"), "no row 5"), ("test", ("a dog", "--row", "1"), "one of the three"),
+                                  ("test", (), "one of the three"), ("test", ("zebra",), "unknown words only")):
+        status, text = said(split, *words)
+        assert status == 2 and message in text
 
 
 def test_pictures_of_hits():

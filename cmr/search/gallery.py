@@ -5,31 +5,32 @@
 # %% ../../nbs/search/gallery.ipynb #d40778a3
 from __future__ import annotations
 
+import difflib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..data import ImageCaptions, Vocabulary, pad
+from ..data import ImageCaptions, Vocabulary, feature_digest, pad, unknown_share
 from ..encoders import Fragments
 from ..fast.scoring import encode_all, evaluating, score_all
-from ..files import atomic_write, digest
+from ..files import HOST, FromFile, check_room, digest, parse_json, printable, read_tensors, remove_partial_files, reserve, write_tensors
 from ..matcher import Matcher
 from ..recall import check_scores
 from ..similarity import l2_normalize
 
 # %% auto #0
-__all__ = ['OTHER', 'summary_vectors', 'faiss_index', 'Shortlist', 'check_side', 'row_names', 'best', 'best_of_all',
-           'best_of_some', 'check_search', 'Gallery', 'Kept', 'share', 'recalls', 'recall_kept', 'pooled', 'whitened',
-           'fit_maps', 'some_pairs', 'learn_maps', 'fingerprint', 'put_on_disk', 'save_gallery', 'write_gallery',
-           'read_file', 'read_gallery', 'image_blocks', 'caption_blocks', 'data_digest', 'open_gallery', 'ask',
-           'image_row', 'ask_with_image', 'draw_captions', 'draw_pictures', 'show_hits']
+__all__ = ['OTHER', 'ENCODE_AGAIN', 'MOST_CHECKED', 'summary_vectors', 'faiss_index', 'Shortlist', 'check_side', 'row_names',
+           'best', 'best_of_all', 'best_of_some', 'check_search', 'Gallery', 'Kept', 'share', 'recalls', 'recall_kept',
+           'pooled', 'whitened', 'fit_maps', 'some_pairs', 'learn_maps', 'fingerprint', 'put_on_disk', 'save_gallery',
+           'write_gallery', 'About', 'read_file', 'check_members', 'read_gallery', 'image_blocks', 'caption_blocks',
+           'data_digest', 'open_gallery', 'ask', 'near_ids', 'image_row', 'ask_with_image', 'draw_captions',
+           'draw_pictures', 'show_hits']
 
 # %% ../../nbs/search/gallery.ipynb #7eb51b94
 def summary_vectors(
@@ -274,7 +275,12 @@ def put_on_disk(blocks: Iterable[Fragments], count: int, path: str) -> Fragments
     "Blocks (b, k, d), `count` rows in all, one after the other; their values are mapped from a file. ValueError for more rows, or fewer."
     values, masks, rows = torch.empty(0), [], 0
     for block in blocks:
-        if not rows: values = torch.from_file(path, True, count * block.values[0].numel(), dtype=block.values.dtype)
+        if not rows:
+            size = count * block.values[0].numel()
+            check_room(path, 2 * size * block.values.element_size())  # here, and in the gallery's own file
+            Path(path).touch()
+            reserve(path, size * block.values.element_size())         # a mapped file that finds the disk full ends the process
+            values = torch.from_file(path, True, size, dtype=block.values.dtype)
         masks.append(block.mask)
         if (rows := rows + len(block)) > count: break
         values.view(count, *block.values.shape[1:])[rows - len(block):rows] = block.values
@@ -288,7 +294,7 @@ def save_gallery(path: str | Path, gallery: Gallery) -> None:
              "data": gallery.data, "names": json.dumps(gallery.names)}
     parts = {"values": gallery.fragments.values, "vectors": gallery.vectors, "mask": gallery.fragments.mask}
     parts |= {f"map.{name}": x for name, x in (gallery.maps or {}).items()}
-    with atomic_write(path) as partial: save_file({name: x.detach().cpu().contiguous() for name, x in parts.items()}, partial, about)
+    write_tensors(path, parts, about)
 
 def write_gallery(
     path: str | Path,            # one file, *.safetensors
@@ -302,34 +308,68 @@ def write_gallery(
     "Write a gallery block by block; the file appears when it is complete. ValueError where rows and names differ in number."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(prefix=f".{path.name}.", suffix=".part", dir=path.parent) as scratch:
-        Gallery(model, put_on_disk(blocks, len(names), scratch.name), side, maps, names, data=data).save(path)
+    remove_partial_files(path.parent, f"{path.name}.blocks")                     # of processes that were killed
+    scratch = path.with_name(f".{path.name}.blocks.{HOST}.{os.getpid()}.part")   # a name that the line above knows
+    try: Gallery(model, put_on_disk(blocks, len(names), str(scratch)), side, maps, names, data=data).save(path)
+    finally: scratch.unlink(missing_ok=True)
 
 # %% ../../nbs/search/gallery.ipynb #121eaad4
-def read_file(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    "What a gallery's file says about itself, and its arrays, mapped. FileNotFoundError or ValueError where it isn't one."
-    path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f"no gallery at {path}: write one with Gallery.save or cmr.search.open_gallery")
-    try:
-        with safe_open(path, "pt") as file: about, parts = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as problem:
-        raise ValueError(f"{path} is cut short, or no safetensors file ({problem}): delete it and encode the gallery again") from problem
-    if not ({"gallery", "side", "model", "data", "names"} <= set(about) and {"values", "vectors", "mask"} <= set(parts)):
-        raise ValueError(f"{path} is no gallery: another program's file; name one that Gallery.save wrote")
-    return about, parts
+ENCODE_AGAIN = "delete it and encode the gallery again, or name another file"
+
+class About(FromFile):
+    "What a gallery's file says about itself; `names` is a list in json."
+    gallery: Literal["1"]
+    side: Literal["images", "captions"]
+    model: str
+    data: str
+    names: str
+
+def read_file(path: str | Path) -> tuple[About, list[str], dict[str, Tensor]]:
+    "What a gallery's file says about itself, its names, and its arrays, mapped. FileNotFoundError or ValueError where it isn't one."
+    if not Path(path).exists():
+        raise FileNotFoundError(f"no gallery at {printable(path)}: write one with Gallery.save or cmr.search.open_gallery")
+    parts, about = read_tensors(path, "a gallery", ENCODE_AGAIN)
+    if not parts.keys() >= {"values", "vectors", "mask"} or "gallery" not in about:
+        raise ValueError(f"{printable(path)} is no gallery, but another program's file: name one that Gallery.save wrote")
+    said = parse_json(json.dumps(about), About, path, "a gallery", ENCODE_AGAIN)
+    names = parse_json(said.names, list[str], f"{printable(path)}, names", "a list of names", ENCODE_AGAIN)
+    check_members(path, len(names), parts)
+    return said, names, parts
+
+# %% ../../nbs/search/gallery.ipynb #d2f00a11
+def check_members(path: str | Path, rows: int, parts: dict[str, Tensor]) -> None:
+    "Hold a gallery's arrays against each other. ValueError names file, array, what was found and what was expected."
+    floats, sizes = (torch.float32, torch.float64, torch.float16, torch.bfloat16), {"N": rows}
+    kinds = {"values": ("Nkd", floats), "mask": ("Nk", (torch.bool,)), "vectors": ("Nw", floats),
+             "map.images": ("pw", floats), "map.captions": ("pw", floats)}
+    if ("map.images" in parts) != ("map.captions" in parts): raise ValueError(f"{printable(path)} has one map of two: {ENCODE_AGAIN}")
+    for name, (axes, dtypes) in kinds.items():
+        if name not in parts: continue
+        x, source = parts[name], f"{printable(path)}, array {name}"
+        fits = x.dim() == len(axes) and x.dtype in dtypes and all(sizes.setdefault(a, n) == n and n for a, n in zip(axes, x.shape))
+        expected = ", ".join(f"{a}={sizes[a]}" if a in sizes else a for a in axes)
+        if not fits:
+            raise ValueError(f"{source}: {x.dtype} of shape {tuple(x.shape)}, expected {dtypes[0]} of shape ({expected}); {ENCODE_AGAIN}")
+        if name == "values": sizes["p"] = 3 * sizes["d"] + 1
+        if name == "mask" and not x.any(1).all():
+            raise ValueError(f"{source}: row {int((~x.any(1)).nonzero()[0])} has no fragment; {ENCODE_AGAIN}")
+        if x.is_floating_point() and x.numel() < MOST_CHECKED and not x.isfinite().all():
+            raise ValueError(f"{source}: NaN or infinity; {ENCODE_AGAIN}")
+
+MOST_CHECKED = 2**26 # numbers: more than these are left on the disk when a gallery is opened, and a search refuses scores that are none
 
 # %% ../../nbs/search/gallery.ipynb #6e897174
 def read_gallery(path: str | Path, model: Matcher, side: str | None = None, data: str | None = None) -> dict:
     "What `Gallery` takes, from a file, the fragments still on disk. ValueError where it is of another model, or of another side or data."
-    about, parts = read_file(path)
+    about, names, parts = read_file(path)
     wanted = {"model": ("another model", fingerprint(model)), "side": ("the other side", side), "data": ("other data", data)}
     for key, (what, value) in wanted.items():
-        if value not in (None, about[key]):
-            raise ValueError(f"{path} is a gallery of {what} ({about[key]}, not {value}): its answers would be wrong. "
-                             "Name another file, or delete this one and encode again")
+        if value not in (None, found := getattr(about, key)):
+            raise ValueError(f"{printable(path)} is a gallery of {what}, or of an earlier version ({printable(found, 40)}, not {value}): "
+                             f"its answers could be wrong; {ENCODE_AGAIN}")
     maps = {name: parts[f"map.{name}"] for name in OTHER if f"map.{name}" in parts}
-    return {"fragments": Fragments(parts["values"], parts["mask"]), "side": about["side"], "maps": maps or None,
-            "names": json.loads(about["names"]), "vectors": parts["vectors"], "data": about["data"]}
+    return {"fragments": Fragments(parts["values"], parts["mask"]), "side": about.side, "maps": maps or None,
+            "names": names, "vectors": parts["vectors"], "data": about.data}
 
 # %% ../../nbs/search/gallery.ipynb #02adf354
 def image_blocks(model: Matcher, split: ImageCaptions, size: int = 256) -> Iterator[Fragments]:
@@ -352,9 +392,9 @@ def caption_blocks(model: Matcher, split: ImageCaptions, vocabulary: Vocabulary,
 
 # %% ../../nbs/search/gallery.ipynb #9436598f
 def data_digest(split: ImageCaptions) -> str:
-    "What tells one split from another: names, captions, whose they are, the first and the last image."
+    "What tells one split from another: names, captions, whose they are, and the features (above 1 GiB: of images evenly spread)."
     words = json.dumps([split.ids, split.captions, split.image_of_caption.tolist()])
-    return digest(words, *(split.regions(n).tobytes() for n in (0, split.n_images - 1)))[:16]
+    return digest(words, feature_digest(split, 2**30))[:16]
 
 def open_gallery(
     model: Matcher,
@@ -379,23 +419,34 @@ def ask(
     sentence: str,          # what to look for
 ) -> Fragments:             # (1, n, d) on the CPU
     "A sentence as a query. ValueError where it is empty, or holds no word that the model knows."
+    if unknown_share([sentence], vocabulary) == 1:
+        raise ValueError(f"a query of unknown words only: {printable(sentence, 80)!r}; use words of the captions it learnt from")
     tokens = torch.tensor([vocabulary.encode(sentence)])
     with evaluating(model): return model.encode_captions(tokens.to(model.device), torch.tensor([tokens.shape[1]])).to("cpu")
 
+def near_ids(split: ImageCaptions, image: str) -> list[str]:
+    "At most three ids that are like a mistyped one: close in value where both are numbers, else close in spelling."
+    numbers = [name for name in split.ids if name.isdecimal()] if image.isdecimal() else []
+    if numbers: return sorted(numbers, key=lambda name: (abs(int(name[:30]) - int(image[:30])), name))[:3]
+    return difflib.get_close_matches(image, split.ids, 3, 0.6)
+
 def image_row(
     split: ImageCaptions,
-    image: str | int, # an id, or a row
+    image: str | int, # an id; or, as a number and not as text, a row
 ) -> int:             # its row
-    "Where an image stands in a split. ValueError where it has none of that name."
-    row = split.ids.index(str(image)) if str(image) in split.ids else int(image) if str(image).isdigit() else -1
-    if not 0 <= row < split.n_images:
-        raise ValueError(f"no image {image!r} in {split.source}: its {split.n_images} ids are like {split.ids[0]!r}")
-    return row
+    "Where an image stands in a split. ValueError where it has none of that id, or no such row."
+    if isinstance(image, int):
+        if 0 <= image < split.n_images: return image
+        raise ValueError(f"no row {image} in {split.source}: rows are 0 to {split.n_images - 1}")
+    if image in split.ids: return split.ids.index(image)
+    near = ", ".join(printable(name, 60) for name in near_ids(split, image) or split.ids[:1])
+    raise ValueError(f"no image {printable(image, 80)!r} in {split.source}: its {split.n_images} ids are like {near}; "
+                     "a row is asked for with --row")
 
 def ask_with_image(
     model: Matcher,
     split: ImageCaptions, # where the image is
-    image: str | int,     # its id, or its row
+    image: str | int,     # its id, or as a number its row
 ) -> Fragments:           # (1, m, d) on the CPU
     "An image of a split as a query. ValueError where the split has none of that name."
     row = image_row(split, image)
