@@ -287,6 +287,22 @@ def test_a_mask_beside_the_features_is_read(tmp_path, rows):
         with pytest.raises(ValueError, match=r"train_mask\.npy"): open_split(tmp_path, "train")
 
 
+@pytest.mark.parametrize("given", ["array", "blocks", "rows"])
+def test_padding_is_looked_for_once_when_a_split_is_written(tmp_path, given, monkeypatch):
+    features = FEATURES.copy()
+    features[1, 1:] = features[5, 2] = 0
+    write_scan(tmp_path, features=features)
+    parts = {"array": lambda: features, "blocks": lambda: (features[i:i + 2] for i in range(0, N, 2)), "rows": lambda: Rows(tmp_path / "train_ims.npy")}
+    with pytest.warns(UserWarning, match=r"x\.h5: 2 of 6 images end with regions of zeros, 3 regions"):
+        write_split(tmp_path / "x.h5", parts[given](), CAPTIONS, OWNER)
+    write_split(tmp_path / "y.h5", FEATURES, CAPTIONS, OWNER)
+    monkeypatch.setattr("cmr.data.datasets.find_padding", None)   # would be called
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert open_split(tmp_path, "x").mask.tolist() == [[True] * M, [True, False, False], *[[True] * M] * 3, [True, True, False]]
+        assert open_split(tmp_path, "y").mask is None
+
+
 # --- what a run began with
 
 @pytest.mark.parametrize("layout", ["npy", "h5"])

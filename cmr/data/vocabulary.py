@@ -126,9 +126,11 @@ def read_vocabulary(
     "Words and settings of a file; a published one has no settings. Raises FileNotFoundError, or ValueError naming the file."
     remedy = "make one with Vocabulary.build(captions).save(path), or take another copy of the file"
     content = read_json(path, PublishedVocabulary, "a vocabulary", remedy)
-    try: words = ordered_words(content)[len(MARKS):]
+    try:
+        words = ordered_words(content)
+        check_words(words, content.marks, content.max_words)
     except ValueError as problem: raise ValueError(f"{printable(path)}: {problem}") from problem
-    return {"words": words, "marks": content.marks, "max_words": content.max_words}
+    return {"words": words[len(MARKS):], "marks": content.marks, "max_words": content.max_words}
 
 # %% ../../nbs/data/vocabulary.ipynb #52d482d1
 class Vocabulary:
@@ -164,9 +166,7 @@ class Vocabulary:
     @classmethod
     def load(cls, path: str | Path, **settings) -> "Vocabulary":
         "Read a vocabulary; `marks` and `max_words`, where given, go before what the file says. Raises as `read_vocabulary` does."
-        found = {**read_vocabulary(path), **settings}
-        try: return cls(**found)
-        except ValueError as problem: raise ValueError(f"{printable(path)}: {problem}") from problem
+        return cls(**{**read_vocabulary(path), **settings})
 
     def __len__(self) -> int: return len(self.idx2word)
     def __contains__(self, word: str) -> bool: return word in self.word2idx

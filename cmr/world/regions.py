@@ -6,8 +6,8 @@
 __all__ = ['WINDOW', 'STRIDE', 'LEVELS', 'REGIONS', 'NAMES', 'WEIGHTS', 'as_input', 'pyramid', 'windows_across', 'grid_boxes',
            'cut_windows', 'Detector', 'box_iou', 'thing_boxes', 'frame_quality', 'label_windows', 'pick_windows',
            'sample_crops', 'detector_loss', 'train_detector', 'save_detector', 'load_detector', 'keep_best',
-           'box_geometry', 'encode_pictures', 'name_regions', 'save_pictures', 'write_scenes', 'begin_world',
-           'finish_split', 'make_scenes', 'fewer_scenes']
+           'box_geometry', 'encode_pictures', 'name_regions', 'write_scenes', 'begin_world', 'finish_split',
+           'make_scenes', 'fewer_scenes']
 
 # %% ../../nbs/world/regions.ipynb #fd9e2cd8
 from importlib.resources import files
@@ -307,7 +307,7 @@ def name_regions(
     return {"object": logits["object"][..., 0].sigmoid().numpy()} | {k: np.array(v)[logits[k].argmax(-1).numpy()] for k, v in NAMES.items()}
 
 # %% ../../nbs/world/regions.ipynb #a7788285
-def save_pictures(
+def _save_pictures(
     pictures: np.ndarray, # (n, 128, 128, 3) uint8
     path: Path,           # the .npy to write
 ) -> None:
@@ -327,7 +327,7 @@ def write_scenes(
     entries = make_split(split, count, seed, progress)
     pictures = np.stack([draw(e.scene) for e in tqdm(entries, desc=f"{split}: drawing", delay=2, disable=not progress)])
     features, boxes = encode_pictures(pictures, detector, progress=progress)
-    save_pictures(pictures, folder / f"{split}_pictures.npy")
+    _save_pictures(pictures, folder / f"{split}_pictures.npy")
     save_entries(entries, folder / f"{split}_scenes.json")
     image_of_caption = np.repeat(np.arange(count), [len(e.captions) for e in entries])
     captions = [c.text for e in entries for c in e.captions]
@@ -397,5 +397,5 @@ def fewer_scenes(
         write_split(path, whole.features[keep], captions, image_of_caption, ids, whole.boxes[keep])
         save_entries([entries[i] for i in keep], Path(out) / f"{split}_scenes.json")
         drawn = open_npy(Path(source) / f"{split}_pictures.npy", "pictures", "u", (4,), "(images, rows, columns, 3)")
-        save_pictures(np.stack([drawn[i] for i in keep]), Path(out) / f"{split}_pictures.npy")
+        _save_pictures(np.stack([drawn[i] for i in keep]), Path(out) / f"{split}_pictures.npy")
         if about: finish_split(out, about, split)
