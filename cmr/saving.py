@@ -371,12 +371,12 @@ def from_pretrained(
 
 def from_mixin(
     cls: type[Matcher],
-    where: str | Path,
-    map_location: str,
-    options: Mapping[str, Any],  # huggingface's, and all that it found in config.json
+    model_id: str | Path,
+    map_location: str = "cpu",
+    **options,  # huggingface's, and all that it found in config.json
 ) -> Matcher:
     "The same, for those who come by the `from_pretrained` of huggingface's mixin."
-    return from_pretrained(cls, where, map_location, **{key: options[key] for key in HUB_OPTIONS if key in options})
+    return from_pretrained(cls, model_id, map_location, **{key: options[key] for key in HUB_OPTIONS if key in options})
 
 
 def load(
