@@ -251,6 +251,44 @@ def read_lines(
     return lines
 
 
+class LineFile:
+    "A file of long lines that are read when they are asked for, from the file as it was when it was opened."
+
+    def __init__(self,
+        path: str | Path,
+        what: str,              # for messages
+        longest: int = 2**26,   # bytes of a line
+    ):
+        self.path, self.what, self.longest = check_kind(path, "text", what), what, longest
+        self._file = open(self.path, "rb")  # noqa: SIM115  stays open as long as the lines are read
+        about = os.fstat(self._file.fileno())
+        self.size, self._changed = about.st_size, about.st_mtime_ns
+
+    def line(self, offset: int) -> str:
+        "The line that begins at a place of the file, without its end. ValueError where it is too long, no text, or was changed."
+        self._file.seek(offset)
+        found, about = self._file.readline(self.longest), os.fstat(self._file.fileno())
+        if (about.st_size, about.st_mtime_ns) != (self.size, self._changed):
+            raise ValueError(f"{printable(self.path)} was changed while it was read: {COPY_AGAIN}, then start again")
+        if len(found) == self.longest:
+            raise ValueError(f"{printable(self.path)} has a line of {self.longest:,} bytes or more: is it {self.what}?")
+        try: return found.decode("utf-8-sig" if not offset else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as problem:
+            raise ValueError(f"{printable(self.path)}: a line at byte {offset:,} is not UTF-8, expected {self.what}: {COPY_AGAIN}") from problem
+
+    def lines(self) -> Iterator[tuple[int, str]]:
+        "Where each line begins, and the line."
+        offset = 0
+        while offset < self.size:
+            found = self.line(offset)
+            yield offset, found
+            offset = self._file.tell()
+
+    def close(self) -> None:
+        "Let go of the file."
+        self._file.close()
+
+
 class FromFile(BaseModel):
     "What a json file has to hold: a number is no text, NaN is no number, keys that are not named here are ignored."
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, arbitrary_types_allowed=True)
@@ -436,7 +474,7 @@ def read_npz(
     except Exception as problem: raise ValueError(f"{printable(path)} cannot be read as {what}: it is damaged; {COPY_AGAIN}") from problem
     for name, array in found.items():
         if not isinstance(array, ndarray): raise ValueError(f"{printable(path)}, member {name} is no array; {COPY_AGAIN}")
-        check_array(array.shape, array.dtype, kinds[name], (1, 2, 3), f"{printable(path)}, array {name}")
+        check_array(array.shape, array.dtype, kinds[name], (0, 1, 2, 3), f"{printable(path)}, array {name}")
     return found
 
 
@@ -547,7 +585,7 @@ def write_tensors(
     check_room(path, sum(x.numel() * x.element_size() for x in state.values()))
     if about and len(about) > 1: about = {"about": json.dumps(about, sort_keys=True)}  # the library leaves the order of several to chance
     path = Path(path)
-    with atomic_write(path) as partial, _own_folder(path) as folder:  # a kill leaves temporary files of the library's own
+    with atomic_write(path) as partial, own_folder(path) as folder:  # a kill leaves temporary files of the library's own
         try: safetensors.torch.save_file(state, folder / path.name, about)
         except SafetensorError as problem:
             found = re.search(r"os error (\d+)", str(problem))
@@ -556,7 +594,10 @@ def write_tensors(
 
 
 @contextlib.contextmanager
-def _own_folder(path: Path) -> Iterator[Path]:
+def own_folder(
+    path: Path,          # of a finished file, or any name beside which there is room
+) -> Iterator[Path]:     # a new folder beside it
+    "A folder to write to that is removed at the end, also after a kill: by the next one of the same name on this machine."
     name = f"{path.name}.folder"
     remove_partial_files(path.parent, name.translate({ord(c): "?" for c in "*?["}))
     folder = path.with_name(_partial_name(path.with_name(name)))
