@@ -33,7 +33,7 @@ class Portable(PyTorchModelHubMixin):
         "A model from a folder, or from the hub by its owner/name (`cmr.saving.from_pretrained`)."
         from cmr.saving import from_pretrained
         return from_pretrained(cls, where, **options)
-    _from_pretrained = classmethod(lambda cls, **o: importlib.import_module("cmr.saving").from_mixin(cls, **o))
+    _from_pretrained = classmethod(lambda c, **o: importlib.import_module("cmr.saving").from_mixin(c, **o))
     @classmethod
     def from_released(cls, *weights, **options):
         "A model with its authors' weights (`cmr.shelf.released.from_released`)."
