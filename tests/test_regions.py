@@ -397,3 +397,19 @@ def test_fewer_scenes_of_a_drawn_and_of_an_older_folder(tmp_path):
     R.fewer_scenes(tmp_path / "a", tmp_path / "b", {"dev": 3})
     assert not (tmp_path / "b" / "world.json").exists()
     assert len(told(tmp_path / "b", "dev")) == 3
+
+
+def test_a_drawing_that_was_stopped_is_completed_where_no_data_are_given(tmp_path, monkeypatch):
+    from cmr.cli import data as command
+    asked = []
+    monkeypatch.setattr(command, "SCENES", tmp_path)
+    monkeypatch.setattr(command, "COUNTS", COUNTS)
+    monkeypatch.setattr(command, "draw_scenes", lambda *given: asked.append(given))
+    command.pick_data(None)
+    R.make_scenes(tmp_path, 5, COUNTS, progress=False)
+    assert command.pick_data(None) == tmp_path
+    about = json.loads((tmp_path / "world.json").read_text())
+    del about["files"]["dev"]
+    (tmp_path / "world.json").write_text(json.dumps(about))
+    command.pick_data(None)
+    assert asked == [(tmp_path, 0, COUNTS), (tmp_path, 5, COUNTS)]

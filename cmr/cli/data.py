@@ -26,9 +26,12 @@ def pick_data(
 ) -> Path:
     "The data folder; the built-in scenes, drawn now if they are not there, where none was given."
     if data is not None: return data
-    if not all((SCENES / f"{split}.h5").is_file() for split in COUNTS):
+    from cmr.data.datasets import read_manifest
+    about = read_manifest(SCENES)
+    there = [split for split in COUNTS if (SCENES / f"{split}.h5").is_file() and (about is None or split in about.files)]
+    if len(there) < len(COUNTS):  # not drawn yet, or a drawing was stopped: that one is completed
         typer.echo(f"No --data given: drawing the built-in scenes into {SCENES} first (this is done once).")
-        draw_scenes(SCENES, 0, COUNTS)
+        draw_scenes(SCENES, about.seed if about else 0, {**COUNTS, **about.counts} if about else COUNTS)
     return SCENES
 
 

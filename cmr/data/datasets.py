@@ -597,11 +597,13 @@ def _append(file: h5py.File, block: ndarray, mask: ndarray | None, source: str |
     return real_regions(found) if real is None else real
 
 # %% ../../nbs/data/datasets.ipynb #6769659e
-def _with_room(path: Path, partial: Path, block: ndarray, captions: list[str], n: int) -> h5py.File:
-    "A new HDF5 file with room on the disk for `n` images like those of a block; OSError where there is none."
+def _bytes_for(block: ndarray, captions: list[str], n: int) -> int:
+    "What `n` images like those of a block need at most: features, boxes, mask, captions, and HDF5's own records."
     one = int(np.prod(block.shape[1:])) * (2 if block.dtype == np.float16 else 4) + 20 * (block.shape[1] if block.ndim > 1 else 1) + 400
-    size = n * one + sum(400 + 4 * len(caption) for caption in captions) + 2**17       # boxes, mask and HDF5's own records included
-    check_room(path, size)
+    return n * one + sum(400 + 4 * len(caption) for caption in captions) + 2**17
+
+def _with_room(partial: Path, size: int) -> h5py.File:
+    "A new HDF5 file with room on the disk; OSError where there is none."
     h5py.File(partial, "w").close()
     reserve(partial, size)
     return h5py.File(partial, "r+")          # opened now, HDF5 knows the length and cuts the rest off when it closes
@@ -647,8 +649,9 @@ def write_split(
     block = next(blocks, None)
     if block is None or not len(block): raise ValueError(f"{path}: no image to write")
     expected = len(features) if hasattr(features, "shape") else owner.max(initial=0) + 1
+    check_room(path, size := _bytes_for(block, captions, int(expected)))
     with atomic_write(path) as partial:
-        with _with_room(path, partial, block, captions, int(expected)) as file:
+        with _with_room(partial, size) as file:
             real = np.concatenate([_append(file, some, mask, path) for some in chain([block], blocks)])
             if mask is None and not real.all():
                 _say_padding(real, 0, -1, path)
