@@ -212,7 +212,7 @@ def test_a_split_that_is_not_there(trained):
 
 
 def test_folds_that_do_not_divide(trained):
-    assert "4 folds" in refused("evaluate", trained[1], "--data", trained[0], "--folds", 4)
+    assert "--folds 4" in refused("evaluate", trained[1], "--data", trained[0], "--folds", 4)
 
 
 def test_a_full_disk_while_saving(trained, tmp_path):

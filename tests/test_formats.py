@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -342,33 +342,49 @@ def test_captions_in_formats_that_people_bring(name, tmp_path, data):
 
 # --- one door --------------------------------------------------------------------------------------------------------------------
 
-OPENERS = {"open", "read_text", "read_bytes", "load", "loads", "memmap", "open_memmap", "File", "load_file", "safe_open", "from_file", "fromfile",
-           "genfromtxt", "loadtxt", "reader", "DictReader", "validate_json", "model_validate_json", "read_csv", "imread"}
+METHODS = {"open", "read_text", "read_bytes", "memmap", "open_memmap", "File", "load_file", "safe_open", "from_file", "fromfile", "genfromtxt", "loadtxt",
+           "reader", "DictReader", "validate_json", "model_validate_json", "read_csv", "imread", "ZipFile", "TarFile"}
+LOADERS = {f"{module}.{name}" for module in ("np", "numpy", "torch", "json", "pickle", "yaml") for name in ("load", "loads")}
+NAMES = METHODS - {"read_text", "read_bytes"}  # cmr.files has functions of these two names
 ALLOWED = {  # (module, what is called): why it opens nothing from outside
+    ("cli/app.py", "os.open"): "the null device, where a closed pipe's output goes",
+    ("cli/evaluate.py", "open"): "writes the mean of scores",
+    ("data/captions.py", "csv.reader"): "parses a text that read_text let in",
+    ("data/datasets.py", "h5py.File"): "writes a split",
+    ("data/datasets.py", "h5py.h5d.open"): "a member that h5_member let in, opened again without a cache",
+    ("data/photos.py", "h5py.File"): "writes features",
+    ("data/photos.py", "Image.open"): "bytes of a picture, in the formats that are listed there",
+    ("data/photos.py", "path.read_bytes"): "a picture's bytes, for Image.open and for a digest",
+    ("fast/scoring.py", "np.lib.format.open_memmap"): "writes scores",
+    ("fast/scoring.py", "np.load"): "scores of its own, whose notes were read by the door and whose header and digest were held against them",
+    ("search/gallery.py", "torch.from_file"): "a scratch file of its own",
+    ("training/compare.py", "info.read_text"): "the system's description of the processor",
+    ("training/compare.py", "json.loads"): "a recipe that was just turned into text",
+    ("world/regions.py", "open"): "writes pictures",
 }
 
 
-def opened(path: Path) -> set[str]:
-    "What a module calls that opens or parses a file: np.load, open, json.loads, ..."
+def opened(code: str) -> set[str]:
+    "What a module calls that opens or parses a file: np.load, open, json.loads, path.read_text, ... but for the doors themselves."
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(code)):
         if not isinstance(node, ast.Call): continue
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id if isinstance(node.func, ast.Name) else ""
-        if name in OPENERS: found.add(ast.unparse(node.func))
+        called = ast.unparse(node.func)
+        method = isinstance(node.func, ast.Attribute) and node.func.attr in METHODS and not called.startswith("files.")
+        if method or called in LOADERS or isinstance(node.func, ast.Name) and called in NAMES: found.add(called)
     return found
 
 
 def test_nothing_but_the_doors_opens_a_file_from_outside():
     root = Path(__file__).parent.parent / "cmr"
-    found = {(str(path.relative_to(root)), call) for path in sorted(root.rglob("*.py")) if path.name != "files.py" for call in opened(path)}
+    found = {(str(path.relative_to(root)), call) for path in sorted(root.rglob("*.py")) if path.name != "files.py" for call in opened(path.read_text(encoding="utf-8"))}
     assert found <= ALLOWED.keys(), sorted(found - ALLOWED.keys())
     assert ALLOWED.keys() <= found, f"no longer there: {sorted(ALLOWED.keys() - found)}"
+    assert all(ALLOWED.values())
 
 
-@example("x = np.load(p)")
-@example("x = h5py.File(p, 'r')")
-@example("x = path.read_text()")
-@given(st.sampled_from(["open(p)", "json.loads(p)", "torch.load(p)", "safetensors.torch.load_file(p)"]))
+@pytest.mark.parametrize("code", ["open(p)", "np.load(p)", "h5py.File(p)", "p.read_text()", "p.open()", "json.loads(t)", "torch.load(p)", "csv.reader(f)",
+                                  "np.lib.format.open_memmap(p)", "safetensors.torch.load_file(p)", "safe_open(p)", "Image.open(p)"])
 def test_the_search_for_openers_finds_them(code):
-    (Path(__file__).parent / "__none__").exists()
-    assert any(isinstance(node, ast.Call) for node in ast.walk(ast.parse(code)))
+    assert opened(f"def f(p):\n    return [{code}]") == {code.split("(")[0]}
+    assert not opened("files.read_text(p); read_text(p); read_json(p, dict, 'x'); open_npy(p); saving.load(p)")

@@ -74,12 +74,12 @@ def hdf5(base: Path) -> Iterator[Case]:
     "Splits in HDF5."
     inside = list(d.in_h5(base / "h5" / "train.h5"))
     yield from some("HDF5", "h5/train.h5", [*d.in_bytes(12), *inside], train("h5"), ("h5",), named=("'train'",))
-    yield from some("HDF5", "h5/test.h5", [*d.few_in_bytes(), *some_of(d.in_h5(base / "h5" / "test.h5"), 2)], evaluate("h5"), ("h5", "run"), named=("'test'",))
-    yield from some("HDF5", "h5/train.h5", inside[1::2], ("data", "convert", "h5", "out/h5"), ("h5",))
-    if has("check"): yield from some("HDF5", "h5/train.h5", inside[::2], ("check", "h5"), ("h5",))
-    yield from some("HDF5", "h5/test.h5", [*d.few_in_bytes(), *inside[::4]], search("h5"), ("h5", "run"), named=("'test'",))
-    for words in (compare("h5"), ablate("h5")): yield from some("HDF5", "h5/dev.h5", [*d.few_in_bytes(), *inside[::9]], words, ("h5",), named=("'dev'",))
-    yield from some("HDF5", "h5/train.h5", [*d.few_in_bytes(), *inside[::9]], RESUME, ("h5", "part"), own=("part",), named=("'train'",))
+    yield from some("HDF5", "h5/test.h5", [*d.few_in_bytes(), *some_of(d.in_h5(base / "h5" / "test.h5"), 3)], evaluate("h5"), ("h5", "run"), named=("'test'",))
+    yield from some("HDF5", "h5/train.h5", inside[1::3], ("data", "convert", "h5", "out/h5"), ("h5",))
+    if has("check"): yield from some("HDF5", "h5/train.h5", inside[2::3], ("check", "h5"), ("h5",))
+    yield from some("HDF5", "h5/test.h5", [*d.few_in_bytes(), *inside[::8]], search("h5"), ("h5", "run"), named=("'test'",))
+    for words in (compare("h5"), ablate("h5")): yield from some("HDF5", "h5/dev.h5", [*d.few_in_bytes(), *inside[4::20]], words, ("h5",), named=("'dev'",))
+    yield from some("HDF5", "h5/train.h5", [*d.few_in_bytes(), *inside[5::12]], RESUME, ("h5", "part"), own=("part",), named=("'train'",))
 
 
 def jsons(base: Path) -> Iterator[Case]:

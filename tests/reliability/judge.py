@@ -212,6 +212,7 @@ def judge(case: Case, status: int | None, said: str, left: list[str], same: bool
     if status == 1 and case.words[0] == "check" and "Traceback" not in said: return "reported", ""
     if status != 0: return "fault", f"exit status {status}"
     if "Traceback" in said: return "fault", "a traceback in the output"
+    if any(ord(c) < 32 and c not in "\n\r\t" for c in said): return "fault", "control characters in the output"
     if left: return "fault", "; ".join(left)
     if same: return "let in, same result", ""
     why = reason(case)
