@@ -153,6 +153,7 @@ def test_the_built_in_world_adds_its_own_report(run, world, tmp_path, monkeypatc
     from cmr.world import scenes
     data = write_world(tmp_path)
     (data / "test_scenes.json").write_text("[]")
+    monkeypatch.setattr(scenes, "load_entries", lambda path: [])  # scenes of another split are refused
     monkeypatch.setattr(scenes, "world_report", lambda scores, entries: f"{tuple(scores.shape)} {entries}")
     assert "(6, 12) []" in call("evaluate", run[0], "--data", data)
 
