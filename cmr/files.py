@@ -77,8 +77,10 @@ def atomic_write(
         with open(partial, "rb+") as file: os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as problem:
-        if problem.errno is None or problem.filename not in (None, str(path), str(partial)): raise  # another file's problem
-        raise OSError(problem.errno, f"writing {path}: {problem.strerror or problem}; what was there before is still whole") from problem
+        if problem.filename not in (None, str(path), str(partial)): raise                                 # another file's problem
+        if problem.errno is None and any(str(name) in str(problem) for name in (path, partial)): raise    # worded already
+        said = f"writing {path}: {problem.strerror or problem}; what was there before is still whole"
+        raise OSError(*[problem.errno] * (problem.errno is not None), said) from problem
     finally:
         with contextlib.suppress(OSError): partial.unlink(missing_ok=True)
 
@@ -274,15 +276,16 @@ class LineFile:
             raise ValueError(f"{printable(self.path)} has a line of {self.longest:,} bytes or more: is it {self.what}?")
         try: return found.decode("utf-8-sig" if not offset else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as problem:
-            raise ValueError(f"{printable(self.path)}: a line at byte {offset:,} is not UTF-8, expected {self.what}: {COPY_AGAIN}") from problem
+            said = f"{printable(self.path)}: the line at byte {offset:,} is not UTF-8, expected {self.what}: {COPY_AGAIN}"
+            raise ValueError(said) from problem
 
     def lines(self) -> Iterator[tuple[int, str]]:
         "Where each line begins, and the line."
         offset = 0
         while offset < self.size:
-            found = self.line(offset)
-            yield offset, found
+            found, begin = self.line(offset), offset
             offset = self._file.tell()
+            yield begin, found
 
     def close(self) -> None:
         "Let go of the file."

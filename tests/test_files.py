@@ -44,6 +44,14 @@ def test_atomic_write_keeps_the_old_file_and_leaves_nothing(tmp_path):
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
+@pytest.mark.parametrize("problem", [OSError("1474560 requested and 8064 written"), OSError(28, "No space left on device")])
+def test_a_write_that_fails_names_the_file_and_keeps_the_old_one(tmp_path, problem):
+    path = tmp_path / "a.npy"
+    files.write_text(path, "old")
+    with pytest.raises(OSError, match=r"a\.npy.*(8064|No space).*still whole"), files.atomic_write(path): raise problem
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
 def test_what_a_killed_process_left_goes_with_the_next_write_and_nothing_else(tmp_path):
     code = (f"import os\nfrom cmr.files import atomic_write\nwith atomic_write({str(tmp_path / 'a[1].txt')!r}) as p:\n    p.write_text('half')\n"
             f"    os._exit(9)")
