@@ -1,5 +1,6 @@
 """Captions and region features: vocabulary, splits, batches, and what others publish."""
 
+from cmr.data.captions import Captions, gather_captions
 from cmr.data.datasets import (
     Batch,
     CaptionPairs,
@@ -17,9 +18,9 @@ from cmr.data.datasets import (
     splits,
     write_split,
 )
-from cmr.data.importers import Karpathy, convert, convert_karpathy, read_karpathy
+from cmr.data.importers import Wanted, convert, import_captions, read_karpathy
 from cmr.data.vocabulary import END, MARKS, PAD, START, UNK, Vocabulary, tokenize, unknown_share
 
-__all__ = ["END", "MARKS", "PAD", "START", "UNK", "Batch", "CaptionPairs", "ImageCaptions", "Karpathy", "Rows", "Vocabulary", "batches",
-           "check_vocabulary", "collate", "convert", "convert_karpathy", "feature_digest", "link_captions", "open_split", "pad",
-           "read_captions", "read_karpathy", "split_name", "splits", "tokenize", "unknown_share", "write_split"]
+__all__ = ["END", "MARKS", "PAD", "START", "UNK", "Batch", "CaptionPairs", "Captions", "ImageCaptions", "Rows", "Vocabulary", "Wanted",
+           "batches", "check_vocabulary", "collate", "convert", "feature_digest", "gather_captions", "import_captions", "link_captions",
+           "open_split", "pad", "read_captions", "read_karpathy", "split_name", "splits", "tokenize", "unknown_share", "write_split"]

@@ -436,7 +436,7 @@ def by_split(
     return {str(name): found.keep(captioned & (np.array(found.split, object) == name)) for name in names}
 
 # %% ../../nbs/data/captions.ipynb #ca00002b
-ENDING = re.compile(r"\.(jpe?g|png|gif|bmp|webp|tiff?|npy|npz)$", re.IGNORECASE)
+ENDING = re.compile(r"(\.(jpe?g|png|gif|bmp|webp|tiff?|npy|npz))+$", re.IGNORECASE)
 
 def spellings(
     name: str,
