@@ -77,7 +77,7 @@ class ExtractorInfo(FromFile):
     width: int          # numbers of each region
     digest: str         # SHA-256 of its weights and the above
 
-    def __str__(self) -> str: return f"{self.name} ({self.regions} x {self.width}, {self.preprocessing}, weights {self.digest[:8]})"
+    def __str__(self) -> str: return f"{self.name} ({self.regions} x {self.width}, {self.preprocessing}, digest {self.digest[:8]})"
     def __hash__(self) -> int: return hash(self.digest)
 
 # %% ../../nbs/data/extractors.ipynb #h0000012

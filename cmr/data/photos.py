@@ -131,7 +131,7 @@ class PictureFeatures:
     ids: list[str]
     digests: list[str]          # of each picture's file
     extractor: ExtractorInfo
-    skipped: list[str] = field(default_factory=list)  # "id: reason"
+    skipped: list[str] = field(default_factory=list)  # one line for each that could not be read
     shard: str = ""             # "2/4", or nothing
     source: str | Path = "memory"
 
@@ -148,7 +148,7 @@ def _texts(file: h5py.File, name: str, texts: Sequence[str]) -> None:
 def write_features(
     path: str | Path,                  # FILE.h5
     parts: Sequence[PictureFeatures],  # one after the other, of one extractor
-    skipped: Sequence[str] = (),       # "id: reason"
+    skipped: Sequence[str] = (),       # one line for each that could not be read
     shard: str = "",
 ) -> Path:
     "Write a collection whole or not at all. OSError where the disk has no room for it."
@@ -201,16 +201,18 @@ Known = dict[str, tuple[PictureFeatures, int]]   # by the digest of a picture's 
 
 def _load(picture: Picture, extractor: Extractor, known: Known) -> _Loaded:
     "Read a file; prepare its picture unless its features are known. A thread does this."
+    if re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", picture.id):
+        return _Loaded(picture, problem=f"{ascii(picture.id)}: its name has control characters or is no UTF-8: rename it")
     try:
-        picture.id.encode()
         path = need_file(picture.path, "a picture")
         check_memory(path.stat().st_size, printable(path))
         content = path.read_bytes()
         name = hashlib.sha256(content).hexdigest()
         if name in known: return _Loaded(picture, name)
         return _Loaded(picture, name, extractor.preprocessing(decode_picture(content, picture.id, 2 * extractor.size)))
-    except UnicodeEncodeError: return _Loaded(picture, problem=f"{printable(ascii(picture.id))}: its name is no text in UTF-8: rename it")
-    except (ValueError, OSError) as problem: return _Loaded(picture, problem=printable(problem, 300))
+    except (ValueError, OSError) as problem:
+        said = printable(problem, 300)
+        return _Loaded(picture, problem=said if said.startswith(picture.id) else f"{picture.id}: {said}")
 
 def _ahead(pictures: Sequence[Picture], block: int, extractor: Extractor, known: Known) -> Iterator[list[_Loaded]]:
     "Blocks of pictures; while one is in use, threads load the next."
@@ -330,7 +332,7 @@ def extract(
         for loaded in _ahead(pictures, block, extractor, known):
             for bad in (one for one in loaded if one.problem):
                 if on_error == "stop": raise ValueError(f"{bad.problem} (--on-error skip goes on without it)")
-                skipped.append(bad.problem if bad.picture.id in bad.problem else f"{bad.picture.id}: {bad.problem}")
+                skipped.append(bad.problem)
                 if len(skipped) <= MOST_NOTES: warnings.warn(f"left out: {bad.problem}", stacklevel=2)
             if good := [one for one in loaded if not one.problem]: parts.append(keep_block(folder, good, extractor, known))
             bar.update(len(loaded))
