@@ -14,22 +14,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import psutil
 import torch
 
 from ..camp import ABLATIONS, ablation
 from ..data import open_split
-from ..files import atomic_write
+from ..data.datasets import feature_digest
+from ..files import FromFile, atomic_write, digest, read_json, read_text, remove_partial_files, write_text
 from ..recall import Report
 from ..saving import load, model_class
+from .checkpoints import hold
+from .distributed import choose_precision
 from .loop import MEASURES, evaluate, train, write_metrics
-from .recipes import Recipe, change, for_model, from_older, resolve, unknown_settings
+from .recipes import Recipe, change, for_model, recipe_from, resolve, unknown_settings
 from ..world.scenes import load_entries, world_report
 
 # %% auto #0
-__all__ = ['TEN_MODELS', 'TWINS', 'machine', 'Entry', 'ablations', 'models', 'read_result', 'train_entry', 'spread', 'by_label',
-           'table_row', 'table', 'conditions', 'figure', 'write', 'compare']
+__all__ = ['TEN_MODELS', 'Measures', 'TWINS', 'machine', 'Entry', 'ablations', 'models', 'Result', 'read_result', 'fingerprint',
+           'train_entry', 'spread', 'by_label', 'table_row', 'table', 'conditions', 'figure', 'write', 'compare']
 
 # %% ../../nbs/training/compare.ipynb #72ae1e23
 TEN_MODELS = ("devise", "order", "dvsa", "vse", "cmpm", "pvse", "vsrn", "scan", "imram", "camp")
@@ -77,19 +81,51 @@ def models(
             for name, recipe, odd in zip(names or TEN_MODELS, recipes, unknown)]
 
 # %% ../../nbs/training/compare.ipynb #ecd515ab
+Measures = dict[str, int | float]
+
+class Result(FromFile, extra="allow"):
+    "What result.json has to hold; earlier versions noted neither fingerprint nor precision."
+    label: str
+    seed: int
+    split: str
+    data: str
+    recipe: dict[str, Any]
+    report: Measures
+    dev: Measures
+    parameters: int
+    epochs: int
+    best_epoch: int
+    seconds_per_epoch: float
+    machine: dict[str, Any]
+    world: dict[str, Any] | None = None
+    fingerprint: dict[str, str] | None = None
+    precision: str | None = None
+
 def read_result(
     file: Path,    # result.json of a row and seed
     wanted: dict,  # what it must agree with
 ) -> dict:
-    "What came out before. ValueError where that was by another recipe."
-    found = json.loads(file.read_text(encoding="utf-8"))
+    "What came out before. ValueError where that was by another recipe, on other data or in another precision, or is no result."
+    parts = f"choose another folder, or delete {file.parent}"
+    read_json(file, Result, "the result of a row", parts)
+    found = json.loads(read_text(file))  # with what others may have added
     model, _ = load(file.parent / "best")
-    before, now = (resolve(Recipe(**from_older(result["recipe"])), model) for result in (found, wanted))
-    odd = [key for key in wanted if key != "recipe" and found.get(key) != wanted[key]] or ["recipe"] * (before != now)
-    if odd: raise ValueError(f"{file} was made with another {odd[0]}: choose another folder, or delete {file.parent}")
+    before, now = (resolve(recipe_from(result["recipe"], file), model) for result in (found, wanted))
+    later = {key for key in ("fingerprint", "precision") if found.get(key) is None}
+    odd = [key for key in wanted if key not in {"recipe", *later} and found.get(key) != wanted[key]] or ["recipe"] * (before != now)
+    if odd: raise ValueError(f"{file} was made with another {'content of ' * (odd[0] == 'fingerprint')}"
+                             f"{'data' if odd[0] == 'fingerprint' else odd[0]}: {parts}")
     return found
 
 # %% ../../nbs/training/compare.ipynb #d31789d9
+def fingerprint(
+    data: Path,
+    split: str,  # that is reported
+) -> dict[str, str]:
+    "Digests of captions and features of train, dev and the split: a folder may be filled anew under its old name."
+    parts = [open_split(data, name) for name in ("train", "dev", split)]
+    return {part.source.name: digest("\n".join(part.captions), feature_digest(part))[:16] for part in parts}
+
 def train_entry(
     entry: Entry,
     seed: int,
@@ -100,7 +136,9 @@ def train_entry(
 ) -> dict:
     "Train and evaluate one row with one seed, or read what came out before. ValueError where that was by another recipe."
     recipe, file, progress = replace(entry.recipe, seed=seed, name=entry.label), folder / "result.json", how.get("progress", True)
-    wanted = {"label": entry.label, "seed": seed, "split": split, "data": str(data), "recipe": json.loads(json.dumps(asdict(recipe)))}
+    wanted = {"label": entry.label, "seed": seed, "split": split, "data": str(data), "recipe": json.loads(json.dumps(asdict(recipe))),
+              "fingerprint": fingerprint(data, split), "precision": choose_precision(how.get("precision"))}
+    for part in (folder, folder / "last", folder / "best"): remove_partial_files(part)  # of one that was killed
     if file.is_file(): return read_result(file, wanted)
     ended = train(recipe, data, folder, resume=(folder / "last" / "training.pt").is_file(), **how)
     model, vocabulary = load(folder / "best")
@@ -110,7 +148,7 @@ def train_entry(
              **{key: ended[key] for key in ("parameters", "epochs", "best_epoch")},
              "seconds_per_epoch": ended["seconds"] / max(ended["epochs"], 1), "machine": machine(ended["device"])}
     if truth.is_file(): found["world"] = asdict(world_report(scores.numpy(), load_entries(str(truth)), progress=False))
-    with atomic_write(file) as partial: partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_text(file, json.dumps(found, indent=1) + "\n")
     return found
 
 # %% ../../nbs/training/compare.ipynb #5323d86d
@@ -187,7 +225,7 @@ def write(
                "gate_matching", "gate_other"]
     rows = [{**result["dev"], **result, **result["report"], **result.get("world", {})} for result in results]
     write_metrics(rows, out / "results.csv", columns)
-    with atomic_write(out / "table.md") as partial: partial.write_text(f"{conditions(results)}\n\n{table(results)}", encoding="utf-8")
+    write_text(out / "table.md", f"{conditions(results)}\n\n{table(results)}")
     with atomic_write(out / "table.png") as partial: figure(results).savefig(partial, format="png", dpi=120)
 
 # %% ../../nbs/training/compare.ipynb #c109ad4e
@@ -204,9 +242,11 @@ def compare(
     if len(set(labels)) < len(labels) or len(set(seeds)) < len(seeds):
         raise ValueError(f"a row or a seed stands twice: rows {', '.join(labels)}, seeds {', '.join(map(str, seeds))}")
     open_split(data, split)                                                                              # what is missing is said now
-    for n, (seed, entry) in enumerate(itertools.product(seeds, entries)):
-        place = f"{n + 1} of {len(seeds) * len(entries)}"
-        if how.get("progress", True): print(f"{place}: {entry.label}, seed {seed}  [{datetime.datetime.now():%H:%M}]")
-        results.append(train_entry(entry, seed, data, out / f"{entry.label}-seed{seed}", split, **how))
-        write(results, out)
+    with hold(out):
+        remove_partial_files(out)
+        for n, (seed, entry) in enumerate(itertools.product(seeds, entries)):
+            place = f"{n + 1} of {len(seeds) * len(entries)}"
+            if how.get("progress", True): print(f"{place}: {entry.label}, seed {seed}  [{datetime.datetime.now():%H:%M}]")
+            results.append(train_entry(entry, seed, data, out / f"{entry.label}-seed{seed}", split, **how))
+            write(results, out)
     return results

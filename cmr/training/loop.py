@@ -351,11 +351,19 @@ class Board:
         with self.careful():
             if self.writer: self.writer.add_scalar(key, value, step)
 
-    def __enter__(self): return self
+    def __enter__(self):
+        self.before, threading.excepthook = threading.excepthook, self.quiet
+        return self
+
+    def quiet(self, about) -> None:
+        "The writer's thread does not print what it complains of: the Note says it."
+        if type(about.thread).__name__ != "_AsyncWriterThread": self.before(about)
 
     def __exit__(self, *_):
         with self.careful():
             if self.writer: self.writer.close()
+            if self.writer and not self.folder.is_dir(): raise FileNotFoundError("the folder was removed")
+        threading.excepthook = self.before
 
     @contextmanager
     def careful(self) -> Iterator[None]:
