@@ -5,20 +5,29 @@
 # %% ../../nbs/shelf/released.ipynb #38b0994e
 from __future__ import annotations
 
+import argparse
+import inspect
+import json
 from collections.abc import Sequence
 from functools import singledispatch
+from pathlib import Path
+from typing import Any, Literal
 
+import torch
+from pydantic import Field
 from torch import Tensor
 
 from ..attention import SCAN, one_of
 from ..camp import CAMP
+from ..files import FromFile, parse_json, printable, read_torch
 from ..imram import DIRECTIONS, IMRAM
 from ..matcher import Matcher
 
 # %% auto #0
-__all__ = ['State', 'TEXT', 'SCAN_MODULES', 'CAMP_MODULES', 'rename', 'released_weights', 'check_weights', 'build_released',
-           'family', 'from_released', 'one_state', 'scan_from_released', 'imram_modules', 'imram_from_released',
-           'camp_from_released']
+__all__ = ['State', 'TEXT', 'SCAN_MODULES', 'CAMP_MODULES', 'FAMILIES', 'COMPUTED', 'rename', 'released_weights', 'check_weights',
+           'build_released', 'family', 'from_released', 'one_state', 'scan_from_released', 'imram_modules',
+           'imram_from_released', 'camp_from_released', 'ReleasedOptions', 'released_settings', 'check_states',
+           'looks_like', 'read_released']
 
 # %% ../../nbs/shelf/released.ipynb #c34f8b83
 State = dict[str, Tensor] # a state dict: a weight's name, and the weight
@@ -170,3 +179,112 @@ def camp_from_released(
     one_of("fusion", fusion, ("concat", "sum"))
     merged = {name: weight for state in states for name, weight in state.items()}
     return build_released(cls, merged, CAMP_MODULES, fusion=fusion, branches=branches, output=output)
+
+# %% ../../nbs/shelf/released.ipynb #re000001
+class ReleasedOptions(FromFile):
+    "Settings that change scores, by the names in the authors' programs."
+    cross_attn: Literal["t2i", "i2t"] | None = None                                     # SCAN
+    agg_func: Literal["LogSumExp", "Mean", "Max", "Sum"] | None = None                  # SCAN
+    lambda_lse: float | None = Field(default=None, gt=0)                                # SCAN
+    lambda_softmax: float | None = Field(default=None, gt=0)                            # SCAN and IMRAM
+    raw_feature_norm: str | None = None                                                 # SCAN and IMRAM
+    no_imgnorm: bool | None = None
+    no_txtnorm: bool | None = None
+    model_mode: Literal["full_IMRAM", "image_IMRAM", "text_IMRAM"] | None = None        # IMRAM
+    iteration_step: int | None = Field(default=None, ge=1, le=100)                      # IMRAM
+    no_IMRAM_norm: bool | None = None                                                   # IMRAM
+    measure: str | None = None                                                          # CAMP
+    fusion_func: Literal["concat", "sum"] | None = None                                 # CAMP
+
+# %% ../../nbs/shelf/released.ipynb #re000002
+FAMILIES: dict[str, type[Matcher]] = {"scan": SCAN, "imram": IMRAM, "camp": CAMP}
+COMPUTED = {"scan": {"raw_feature_norm": "clipped_l2norm", "no_imgnorm": False, "no_txtnorm": False},  # in no other way than so
+            "imram": {"raw_feature_norm": "clipped_l2norm", "no_imgnorm": False, "no_txtnorm": False},
+            "camp": {"measure": "gate_fusion", "no_imgnorm": True, "no_txtnorm": True}}
+
+def released_settings(
+    name: str,                  # a family
+    options: ReleasedOptions,
+    source: object,             # the file, for messages
+) -> dict[str, Any]:            # arguments of the family's from_released
+    "What the training's settings say about the model. ValueError naming one that this package does not compute."
+    for key, value in COMPUTED[name].items():
+        found = getattr(options, key)
+        if found not in (None, value):
+            raise ValueError(f"{printable(source)} was trained with {key}={printable(found, 60)}: only scores with {key}={value} are computed "
+                             "here")
+    pooling = {"LogSumExp": "lse"}.get(options.agg_func or "", (options.agg_func or "").lower() or None)
+    said: dict[str, dict[str, Any]] = {
+        "scan": {"direction": {"t2i": "text", "i2t": "image"}.get(options.cross_attn or ""), "pooling": pooling,
+                 "inverse_temperature": options.lambda_softmax, "lse_temperature": options.lambda_lse},
+        "imram": {"direction": (options.model_mode or "").removesuffix("_IMRAM") or None, "steps": options.iteration_step,
+                  "inverse_temperature": options.lambda_softmax,
+                  "renormalise": None if options.no_IMRAM_norm is None else not options.no_IMRAM_norm},
+        "camp": {"fusion": options.fusion_func}}
+    return {key: value for key, value in said[name].items() if value is not None}
+
+# %% ../../nbs/shelf/released.ipynb #re000005
+def check_states(
+    content: Any,           # what a checkpoint has as its model
+    name: str,              # a family
+    source: object,
+) -> Any:                   # the same: a state dict, or a list of two or three
+    "ValueError where it is not what the family saves, or a weight is no array of finite numbers."
+    saves = {"scan": (0, 2), "imram": (0,), "camp": (3,)}[name]
+    states = [content] if isinstance(content, dict) else content
+    fits = isinstance(states, (list, tuple)) and (0 if isinstance(content, dict) else len(states)) in saves
+    if not fits or not all(isinstance(state, dict) for state in states):
+        wanted = " or ".join({0: "one state dict", 2: "a list of two state dicts", 3: "a list of three state dicts"}[n] for n in saves)
+        found = f"a list of {len(content)}" if isinstance(content, (list, tuple)) else type(content).__name__
+        raise ValueError(f"{printable(source)} holds {'one state dict' if isinstance(content, dict) else found}, {name} saves {wanted}: "
+                         f"is it of another family? {looks_like(states)}")
+    for state in states:
+        for key, x in state.items(): _check_weight(key, x, source)
+    kinds = {x.dtype for state in states for x in state.values()}
+    if len(kinds) > 1:
+        raise ValueError(f"{printable(source)} holds weights in {' and '.join(sorted(map(str, kinds)))}: save them in one precision")
+    return content
+
+def _check_weight(key: Any, x: Any, source: object) -> None:
+    where = f"{printable(source)}, weight {printable(key, 60)}"
+    if not isinstance(key, str) or not isinstance(x, Tensor) or x.layout != torch.strided or not x.is_floating_point():
+        found = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"{where} is {found}, expected an array of floating point numbers")
+    if x.numel() * x.element_size() > x.untyped_storage().nbytes():
+        raise ValueError(f"{where} declares {tuple(x.shape)}, more numbers than the file holds: it is damaged")
+    if not x.isfinite().all(): raise ValueError(f"{where} holds NaN or infinity: take another checkpoint")
+
+# %% ../../nbs/shelf/released.ipynb #re000006
+def looks_like(
+    states: Any,    # state dicts, perhaps
+) -> str:           # a sentence, empty where nothing can be said
+    "Which family weights are of, by their names."
+    names = [str(key) for state in states if isinstance(state, dict) for key in state] if isinstance(states, (list, tuple)) else []
+    for part, family_name in (("fc_local", "imram"), ("img_key_fc", "camp"), ("img_enc.fc", "scan")):
+        if any(part in name for name in names): return f"By the names of its weights it is of {family_name}."
+    return "By the names of its weights it is of scan." if len(states or ()) == 2 and names else ""
+
+def read_released(
+    path: str | Path,       # the authors' .pth.tar
+    name: str,              # "scan", "imram" or "camp"
+    **settings,             # of from_released; they go before what the file says
+) -> tuple[Matcher, str]:   # and what it is, in a line
+    "A model from the authors' file, no code in it run. ValueError naming the file and what is wrong with it."
+    remedy = "give the authors' checkpoint; one whose settings are of a class of its own has to be saved again with model alone"
+    content = read_torch(path, "a checkpoint of released weights", remedy, (argparse.Namespace,), "latin1")
+    whole = isinstance(content, dict) and "model" in content
+    states = check_states(content["model"] if whole else content, name, path)
+    opt = content.get("opt") if whole else None
+    given = vars(opt) if isinstance(opt, argparse.Namespace) else opt if isinstance(opt, dict) else {}
+    known = {key: given.get(key) for key in ReleasedOptions.model_fields}
+    text = json.dumps(known, default=lambda value: [type(value).__name__])
+    options = parse_json(text, ReleasedOptions, f"{path}, opt", "the settings of a training", "give another checkpoint")
+    chosen = {**released_settings(name, options, path), **settings}
+    foreign = [key for key in settings if key not in inspect.signature(family.dispatch(FAMILIES[name])).parameters]
+    if foreign: raise ValueError(f"{name} has no {', '.join(foreign)}: leave it out")
+    try: model = from_released(FAMILIES[name], states, **chosen)
+    except (ValueError, TypeError) as problem:
+        hint = looks_like([states] if isinstance(states, dict) else states)
+        raise ValueError(f"{printable(path)} is no {name}: {printable(problem, 300)}. {hint}".rstrip()) from problem
+    told = ", ".join(f"{key} {value}" for key, value in {**chosen, **{k: model.config[k] for k in ("embed_dim", "vocab_size")}}.items())
+    return model, f"this is {name.upper()}'s checkpoint: {told}{'' if given else '; it says nothing of its settings'}"
