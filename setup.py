@@ -24,6 +24,7 @@ setup(
     package_data={"cmr": ["weights/*.safetensors", "py.typed"]},
     install_requires=cfg["requirements"].split(),
     extras_require={"course": cfg["course_requirements"].split(), "dev": cfg["dev_requirements"].split(),
-                    "search": cfg["search_requirements"].split(), "photos": cfg["photos_requirements"].split()},
+                    "search": cfg["search_requirements"].split(), "qdrant": cfg["qdrant_requirements"].split(),
+                    "photos": cfg["photos_requirements"].split()},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
 )
