@@ -158,8 +158,7 @@ class Run:
         self.device, self.main = self.accelerator.device, rank_and_world_size()[0] == 0 # main: the process that evaluates and writes
         self.progress, self.model = progress and self.main, self.model.to(self.device)
         self.optimiser = self.accelerator.prepare(make_optimiser(self.model, recipe))
-        self.data = data_fingerprint(self.train, self.dev, self.vocabulary)
-        self.loader() # what is wrong with captions or batch size is said now
+        self.data, _ = data_fingerprint(self.train, self.dev, self.vocabulary), self.loader() # says what is wrong with captions, batch size
 
     @property
     def checkpoint(self) -> Path: return self.out / "last" / "training.pt"
@@ -268,6 +267,7 @@ def take_lock(lock: FileLock, out: Path) -> str | None:
     except OSError as problem: return f"{out} cannot be written to ({problem.strerror or problem}): choose another folder (--out)"
     return None
 
+# %% ../../nbs/training/checkpoints.ipynb #e1aa0014
 @contextlib.contextmanager
 def hold(
     out: Path,             # folder of a run, or of several
@@ -379,6 +379,7 @@ def best_weights(run: Run, state: Mapping) -> dict[str, Tensor] | None:
     older = "best" not in state and state["standing"]["best_epoch"] and (run.out / "best" / "model.safetensors").is_file()
     return weights_of(load(run.out / "best")[0]) if older else state.get("best")
 
+# %% ../../nbs/training/checkpoints.ipynb #e1aa0015
 def restore(
     run: Run,
     state: Mapping | None = None,  # None: that of its last checkpoint

@@ -281,6 +281,7 @@ def say_epoch(run: Run, bar: tqdm, better: bool) -> None:
                       f"more warmup_steps with all negatives (now {run.warmup_steps}), another batch_size (now {run.recipe.batch_size}), "
                       "standardise=true; and see whether captions and images belong together (cmr check)", stacklevel=2)
 
+# %% ../../nbs/training/loop.ipynb #e1aa0023
 def end_epoch(
     run: Run,
     bar: tqdm,

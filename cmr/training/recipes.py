@@ -25,7 +25,7 @@ from ..matcher import Matcher
 from ..saving import create_model, model_class
 
 # %% auto #0
-__all__ = ['OPTIMISERS', 'SCHEDULES', 'LARGEST', 'MOST_STEPS', 'WIDEST', 'FULL', 'CAMP_FULL', 'CAMP_SMALL', 'RECIPES', 'SHARED',
+__all__ = ['LARGEST', 'OPTIMISERS', 'SCHEDULES', 'MOST_STEPS', 'WIDEST', 'FULL', 'CAMP_FULL', 'CAMP_SMALL', 'RECIPES', 'SHARED',
            'OWN', 'OWN_MARGIN', 'Recipe', 'has_kind', 'check_values', 'check_recipe', 'learning_rate', 'make_optimiser',
            'model_arguments', 'freeze', 'kinds_of', 'check_arguments', 'build', 'loss_settings', 'loss_for', 'resolve',
            'in_stages', 'in_one_stage', 'for_model', 'read_value', 'fitted', 'default_loss', 'owner_of',
@@ -70,8 +70,6 @@ class Recipe:
         check_recipe(self)
 
 # %% ../../nbs/training/recipes.ipynb #231ab357
-OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-SCHEDULES = ("step", "cosine", "constant")
 LARGEST = 2**53  # whole numbers up to here are exact in every program that reads them
 
 def has_kind(
@@ -98,6 +96,10 @@ def check_values(
             raise ValueError(f"{key}={printable(repr(value), 60)}: {getattr(kind, '__name__', kind)} is expected")
         if isinstance(value, (int, float)) and not -LARGEST <= value <= LARGEST:        # NaN is neither
             raise ValueError(f"{key}={printable(value, 30)}: a finite number is expected, {LARGEST} at most")
+
+# %% ../../nbs/training/recipes.ipynb #e1aa0031
+OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+SCHEDULES = ("step", "cosine", "constant")
 
 def check_recipe(recipe: Recipe) -> None:
     "ValueError naming the first setting that cannot be."
