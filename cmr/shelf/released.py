@@ -211,8 +211,7 @@ def released_settings(
     for key, value in COMPUTED[name].items():
         found = getattr(options, key)
         if found not in (None, value):
-            raise ValueError(f"{printable(source)} was trained with {key}={printable(found, 60)}: only scores with {key}={value} are computed "
-                             "here")
+            raise ValueError(f"{printable(source)} was trained with {key}={printable(found, 60)}: only {key}={value} is computed")
     pooling = {"LogSumExp": "lse"}.get(options.agg_func or "", (options.agg_func or "").lower() or None)
     said: dict[str, dict[str, Any]] = {
         "scan": {"direction": {"t2i": "text", "i2t": "image"}.get(options.cross_attn or ""), "pooling": pooling,
