@@ -63,7 +63,6 @@ def test_train_says_what_it_does_and_what_to_type_next(run, world):
         "recipe scenes",
         "by chance",
         "epoch 1: loss",
-        "best so far",
         "all epochs done",
         f"Next: cmr evaluate {out}",
     ):
