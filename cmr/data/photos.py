@@ -39,14 +39,17 @@ ENDINGS = {".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".m
            ".bmp": "BMP", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".avif": "AVIF", ".jp2": "JPEG2000",
            ".ppm": "PPM", ".pgm": "PPM", ".pbm": "PPM"}
 
+# %% ../../nbs/data/photos.ipynb #p000000a8
 @dataclass(frozen=True)
 class Picture:
     "A picture's file."
     id: str     # its path from the folder of all, with /
     path: Path
 
+# %% ../../nbs/data/photos.ipynb #p000000b8
 def _stop(problem: OSError) -> None: raise problem
 
+# %% ../../nbs/data/photos.ipynb #p000000c8
 def find_pictures(
     source: str | Path,           # a folder, or one picture
 ) -> tuple[list[Picture], Counter]: # in the order of their ids, and how many other files there are of each ending
@@ -71,6 +74,7 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     white = next((top for top in usual if numbers.max() <= top), numbers.max())
     return Image.fromarray((numbers.clip(0, white) * (255 / white)).round().astype(np.uint8))
 
+# %% ../../nbs/data/photos.ipynb #p000001a1
 def as_rgb(
     picture: Image.Image,  # in any mode
 ) -> Image.Image:
@@ -90,11 +94,13 @@ def _check_pixels(picture: Image.Image) -> None:
     if picture.width * picture.height > most:
         raise ValueError(f"{picture.width:,} x {picture.height:,} pixels, more than {most:,} are not unpacked: make it smaller")
 
+# %% ../../nbs/data/photos.ipynb #p000001a5
 def _upright(picture: Image.Image) -> Image.Image:
     "Turned as its EXIF data asks; as it is where they are damaged."
     try: return ImageOps.exif_transpose(picture)
     except Exception: return picture  # noqa: BLE001  whatever stands there
 
+# %% ../../nbs/data/photos.ipynb #p000001b5
 def decode_picture(
     content: bytes,      # of a file
     name: object,        # for messages
@@ -113,6 +119,7 @@ def decode_picture(
         if isinstance(problem, UnidentifiedImageError): said = "it is no picture, or its beginning is damaged" if content else "it is empty"
         raise ValueError(f"{printable(name)} cannot be read as a picture: {said}") from problem
 
+# %% ../../nbs/data/photos.ipynb #p000001c5
 def read_picture(
     path: str | Path,
     least: int = 0,     # pixels of a side that are enough; 0: all there are
@@ -142,9 +149,11 @@ class PictureFeatures:
         for rows in (self.features, self.boxes):
             if isinstance(rows, Rows): rows.close()
 
+# %% ../../nbs/data/photos.ipynb #p000001a9
 def _texts(file: h5py.File, name: str, texts: Sequence[str]) -> None:
     if texts: file.create_dataset(name, data=np.array(list(texts), dtype=object), dtype=h5py.string_dtype())
 
+# %% ../../nbs/data/photos.ipynb #p000001b9
 def write_features(
     path: str | Path,                  # FILE.h5
     parts: Sequence[PictureFeatures],  # one after the other, of one extractor
@@ -197,8 +206,10 @@ class _Loaded:
     pixels: Tensor | None = None  # prepared; None where its features are known, or it can't be read
     problem: str = ""
 
+# %% ../../nbs/data/photos.ipynb #p000002a3
 Known = dict[str, tuple[PictureFeatures, int]]   # by the digest of a picture's file: where its features are
 
+# %% ../../nbs/data/photos.ipynb #p000002b3
 def _load(picture: Picture, extractor: Extractor, known: Known) -> _Loaded:
     "Read a file; prepare its picture unless its features are known. A thread does this."
     if re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", picture.id):
@@ -214,6 +225,7 @@ def _load(picture: Picture, extractor: Extractor, known: Known) -> _Loaded:
         said = printable(problem, 300)
         return _Loaded(picture, problem=said if said.startswith(picture.id) else f"{picture.id}: {said}")
 
+# %% ../../nbs/data/photos.ipynb #p000002c3
 def _ahead(pictures: Sequence[Picture], block: int, extractor: Extractor, known: Known) -> Iterator[list[_Loaded]]:
     "Blocks of pictures; while one is in use, threads load the next."
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
@@ -262,6 +274,7 @@ def pick_shard(
     if n > len(pictures): raise ValueError(f"--shard {shard}: there are {len(pictures)} pictures, too few for {n} parts")
     return list(pictures[len(pictures) * (i - 1) // n:len(pictures) * i // n])
 
+# %% ../../nbs/data/photos.ipynb #p000002a7
 @contextmanager
 def _alone(
     out: Path,          # FILE.h5
@@ -292,6 +305,7 @@ def find_known(
     if aside: warnings.warn(f"{parts}: {aside} parts are of another extractor or damaged; they are made again", stacklevel=3)
     return {name: (part, row) for part in found for row, name in enumerate(part.digests)}
 
+# %% ../../nbs/data/photos.ipynb #p000002a9
 def open_old(
     out: Path,
     pictures: Sequence[Picture],
@@ -312,6 +326,7 @@ def open_old(
 # %% ../../nbs/data/photos.ipynb #p0000030
 MOST_NOTES = 10   # unreadable pictures that are named while it runs; the file names all
 
+# %% ../../nbs/data/photos.ipynb #p000003a0
 def extract(
     source: str | Path,         # a folder, or one picture
     out: str | Path,            # FILE.h5
@@ -372,6 +387,7 @@ def merge_features(
     write_features(out, found, [text for one in found for text in one.skipped])
     return open_features(out)
 
+# %% ../../nbs/data/photos.ipynb #p000003a6
 def _in_order(shards: Sequence[PictureFeatures]) -> list[PictureFeatures]:
     "Shards 1/n to n/n. ValueError naming what is missing, or a file that is no shard of the same n."
     total = max(one.shard for one in shards).rpartition("/")[2]
