@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from pathlib import Path
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 def model_folder(
     path: Path,
 ) -> Path:
-    "The folder of a model: the one given, or the best (else the last) of a run."
-    return next((path / name for name in ("best", "last") if (path / name / "config.json").is_file()), path)
+    "The folder of a model: the one given, or the best (else the last) of a run. One that is there but not whole is not passed over."
+    from cmr.saving import FILES
+    if os.path.lexists(path / FILES[0]): return path
+    return next((path / name for name in ("best", "last") if any(os.path.lexists(path / name / file) for file in FILES)), path)
 
 
 def load_model(
@@ -44,7 +47,7 @@ def load_model(
 def show_world(scores, data: Path, split: str) -> None:
     "What only the built-in data can tell: twin accuracy, and the ceiling of recall."
     path = data / f"{split}_scenes.json"
-    if not path.is_file(): return
+    if not os.path.lexists(path): return
     from cmr.world import scenes
     typer.echo(scenes.world_report(scores.numpy(), scenes.load_entries(str(path))))
 

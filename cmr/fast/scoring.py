@@ -295,7 +295,7 @@ class ScoreFile:
         self.path, self.part, self.notes = (Path(f"{path}{end}") for end in ("", ".cmr.part", ".cmr.json"))
         self.at = self.cost = 0.0                            # when it was last written, and how long that took
         self.evaluation, self.tiles, self.so_far = evaluation, tiles, (0, hashlib.sha256())
-        there = next((path for path in (self.path, self.part) if path.exists()), None)
+        there = next((path for path in (self.path, self.part) if os.path.lexists(path)), None)
         old = check_notes(there, self.path, self.notes, evaluation)
         if old and there and (there == self.path or old.done): self.reopen(there, old)
         else: self.begin()

@@ -367,6 +367,9 @@ def read_gallery(path: str | Path, model: Matcher, side: str | None = None, data
         if value not in (None, found := getattr(about, key)):
             raise ValueError(f"{printable(path)} is a gallery of {what}, or of an earlier version ({printable(found, 40)}, not {value}): "
                              f"its answers could be wrong; {ENCODE_AGAIN}")
+    kind = next(model.parameters()).dtype
+    if parts["values"].dtype.itemsize > kind.itemsize:
+        raise ValueError(f"{printable(path)}, array values: {parts['values'].dtype}, the model computes in {kind}; {ENCODE_AGAIN}")
     maps = {name: parts[f"map.{name}"] for name in OTHER if f"map.{name}" in parts}
     return {"fragments": Fragments(parts["values"], parts["mask"]), "side": about.side, "maps": maps or None,
             "names": names, "vectors": parts["vectors"], "data": about.data}

@@ -16,6 +16,7 @@ import time
 import warnings
 from pathlib import Path
 
+PARTS = "files,kills,limits"
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "reliability.md"
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # where `reliability` is found
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", COLUMNS="200", MPLBACKEND="Agg")
@@ -29,8 +30,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", default="*", help="only bad files of this kind; * stands for anything; no kills then")
     parser.add_argument("--command", default="*", help="only bad files for this command; no kills then")
     parser.add_argument("--seed", type=int, default=0, help="decides the moments of the kills")
-    parser.add_argument("--parts", default="files,kills,limits", help="which of files, kills and limits")
-    parser.add_argument("--write", action="store_true", help="write docs/reliability.md")
+    parser.add_argument("--parts", default=PARTS, help="which of files, kills and limits")
+    parser.add_argument("--write", action="store_true", help="write docs/reliability.md; what was not tried now stays as it was")
     parser.add_argument("--verbose", action="store_true", help="print what each case said")
     return parser.parse_args(given)
 
@@ -80,8 +81,9 @@ def main(given: list[str] | None = None) -> None:
         os.chdir("/")
     if asked.write:
         from reliability.report import page
-        command = "python tests/reliability --write" + " --quick" * asked.quick
-        PAGE.write_text(page(parts, asked.seed, command, time.monotonic() - started), encoding="utf-8")
+        command = "python tests/reliability --write" + " --quick" * asked.quick + f" --parts {asked.parts}" * (asked.parts != PARTS)
+        earlier = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
+        PAGE.write_text(page(parts, asked.seed, command, time.monotonic() - started, earlier), encoding="utf-8")
     print(f"{time.monotonic() - started:.0f} s")
 
 

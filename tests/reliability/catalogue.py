@@ -7,7 +7,7 @@ from pathlib import Path
 
 from . import damage as d
 from .judge import Case
-from .samples import QUICK, has
+from .samples import QUICK, SCORES, has
 
 CPU = ("--device", "cpu")
 TRAIN = ("--out", "out/run", *QUICK)
@@ -112,9 +112,9 @@ def brought(base: Path) -> Iterator[Case]:
     for path in sorted((base / "bring").iterdir()):
         name = f"bring/{path.name}"
         inside = d.in_json(path.read_text(), 30) if path.suffix == ".json" else d.in_lines()
-        yield from some(f"captions as {path.name}", name, [*d.in_bytes(3), *inside], ("import", "captions", name, "out/captions.json"), ("bring",))
+        yield from some(f"captions as {path.name}", name, [*d.in_bytes(3), *inside], ("import", "captions", name, "out/data"), ("bring",))
     yield from some("Karpathy's json", "karpathy/dataset.json", [*d.few_in_bytes(), *d.in_json((base / "karpathy/dataset.json").read_text(), 30)],
-                    ("import", "captions", "karpathy/dataset.json", "out/captions.json"), ("karpathy",))
+                    ("import", "captions", "karpathy/dataset.json", "out/data"), ("karpathy",))
     if not has("import", "checkpoint"): return
     path = base / "released/model_best.pth.tar"
     words = ("import", "checkpoint", "released/model_best.pth.tar", "out/model", "--family", "scan", "--vocabulary", "released/vocab.json")
@@ -131,11 +131,11 @@ def weights(base: Path) -> Iterator[Case]:
     index = base / "index/gallery.safetensors"
     yield from some("gallery", "index/gallery.safetensors", [*d.in_bytes(8), *d.in_tensors(index)],
                     search("h5", "run", "--index", "index/gallery.safetensors"), ("h5", "run", "index"), own=("index",))
-    words = evaluate("h5", "run", "--scores", "scores/all.npy", "--max-memory", "100KB")
+    words = ("evaluate", "run", *SCORES)
     for path in sorted((base / "scores").iterdir()):
         if path.name.startswith("."): continue
         inside = d.in_array() if d_kind(path) == "npy" else d.in_json(path.read_text(), 60)
-        yield from some("cut-off scores", f"scores/{path.name}", [*d.in_bytes(8), *inside], words, ("h5", "run", "scores"), own=("scores",), named=("all.npy",))
+        yield from some("cut-off scores", f"scores/{path.name}", [*d.in_bytes(8), *inside], words, ("big", "run", "scores"), own=("scores",), named=("all.npy",))
 
 
 def d_kind(path: Path) -> str: return "npy" if path.read_bytes()[:6] == b"\x93NUMPY" else "json"
@@ -155,7 +155,7 @@ def places() -> Iterator[Case]:
         evaluate("h5", "run", "--scores", "out/s.npy"): "out", search("h5", "run", "--index", "out/g.safetensors"): "out",
         search("world", "scene-run", "--figure", "out/f.png"): "out",
     }
-    if has("import", "captions"): outs["import", "captions", "bring/captions.csv", "out/captions.json"] = "out"
+    if has("import", "captions"): outs["import", "captions", "bring/captions.csv", "out/data"] = "out"
     needs = ("h5", "scan", "run", "world", "scene-run", "karpathy", "bring")
     for words, out in outs.items():
         for name, do in (("a file", out_as_file), ("may not be written", out_no_room), ("a link to itself", out_loop)):

@@ -317,7 +317,7 @@ def in_h5_member(name: str, x: np.ndarray) -> Iterator[tuple[str, Damage]]:
 
 def _in_h5_texts(name: str) -> Iterator[tuple[str, Damage]]:
     def first(value: Any, x: np.ndarray) -> list: return [value, *x[1:]]
-    values = {"latin-1": "café".encode("latin-1"), "empty": b"", "blanks": b"  ", "escapes": ESCAPES.encode(), "NUL": b"a", "long": b"a " * 500_000,
+    values = {"latin-1": "café".encode("latin-1"), "empty": b"", "blanks": b"  ", "escapes": ESCAPES.encode(), "another": b"a", "long": b"a " * 500_000,
               "../victim": b"../victim"}
     for way, value in values.items():
         yield f"{name}: {way}", partial(in_member, name, lambda f, x, value=value: f.create_dataset(name, data=first(value, x), dtype=h5py.string_dtype()))

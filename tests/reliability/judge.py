@@ -148,7 +148,7 @@ def _content(path: Path) -> object:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-RESULTS = "*.h5", "*.safetensors", "vocab.json", "results.csv", "metrics.csv", "*.npy", "*.jsonl", "captions*.json", "dataset*.json"
+RESULTS = "*.h5", "*.safetensors", "vocab.json", "results.csv", "metrics.csv", "*.npy", "*.jsonl", "*_caps.txt", "*_ids.txt", "config.json"
 
 
 def result(case: Case, folder: Path, said: str) -> dict[str, object]:
@@ -156,7 +156,7 @@ def result(case: Case, folder: Path, said: str) -> dict[str, object]:
     found: dict[str, object] = {}
     if case.words[0] in ("evaluate", "search", "check", "models"):
         found["said"] = [line for line in lines_of(said) if not line.startswith("Note:") and "%|" not in line]
-    for name in ("out", *case.own):
+    for name in ("out", *case.own) if case.words[0] != "search" else ():  # a gallery is judged by its answers
         for path in ([folder / name] if (folder / name).is_file() else (folder / name).rglob("*")):
             if path.is_file() and any(fnmatchcase(path.name, kind) for kind in RESULTS): found[str(path.relative_to(folder))] = _content(path)
     return found

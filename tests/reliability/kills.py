@@ -8,11 +8,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from .catalogue import CPU, compare
 from .judge import Case, in_child, lines_of, result, tree, wait
-from .samples import QUICK, caption
+from .samples import QUICK
 
 DATA = ("--data", "big")
 COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {  # what is killed; how it is typed again, the first that ends well
@@ -35,14 +33,6 @@ class Killed:
     same: int = 0        # of these with the result of an unbroken run
     parts: int = 0       # of these with unfinished files left
     faults: tuple[str, ...] = ()
-
-
-def write_big(folder: Path) -> None:
-    "Data that takes a moment to read, convert and score."
-    folder.mkdir()
-    for seed, (split, n) in enumerate({"train": 200, "dev": 30, "test": 30}.items()):
-        np.save(folder / f"{split}_ims.npy", np.random.default_rng(seed).normal(size=(n, 8, 6)).astype(np.float32))
-        (folder / f"{split}_caps.txt").write_text("".join(caption(i) + "\n" for i in range(2 * n)))
 
 
 def _again(commands: tuple[tuple[str, ...], ...], folder: Path, log: Path) -> tuple[bool, str]:
@@ -105,6 +95,5 @@ def _trained(folder: Path) -> object:
 
 def kill_all(base: Path, folder: Path, kills: int, seed: int) -> list[Killed]:
     "Kill every command, `kills` times in all."
-    if not (base / "big").exists(): write_big(base / "big")
     each = -(-kills // len(COMMANDS))
     return [kill_command(name, base, folder, each, seed) for name in COMMANDS]

@@ -14,7 +14,6 @@ import psutil
 
 from .catalogue import CPU
 from .judge import Case, in_child, lines_of, one_clear_line, tree, wait
-from .kills import write_big
 from .samples import QUICK
 
 # --- memory ----------------------------------------------------------------------------------------------------------------------
@@ -76,7 +75,6 @@ def _search(seen: list[float], count: int) -> None:
 def memory(base: Path, steps: int, searches: int) -> list[Memory]:
     "Resident memory over training steps, and over searches in one process."
     os.chdir(base)
-    if not (base / "big").exists(): write_big(base / "big")
     return [_summary("training steps (IMRAM, batches of 8)", _measure(base.parent, lambda seen: _train(seen, steps))),
             _summary("searches (`cmr search --index`)", _measure(base.parent, lambda seen: _search(seen, searches)))]
 
@@ -152,6 +150,5 @@ def _one_full(name: str, base: Path, folder: Path, size: int, disk: bool) -> tup
 
 def full_disks(base: Path, folder: Path, quick: bool) -> list[tuple[str, str, str]]:
     "(command, how little room, what went wrong or nothing)."
-    if not (base / "big").exists(): write_big(base / "big")
     sizes = ((4_000, False), (40_000, False), (100_000, True)) if not quick else ((4_000, False),)
     return [_one_full(name, base, folder, size, disk) for name in WRITES for size, disk in (*sizes, *(((1_000, False),) if not quick else ()))]

@@ -117,9 +117,21 @@ One line, nothing unfinished left; and with room again the same command ends wel
 """
 
 
-def page(parts: list[str], seed: int, command: str, seconds: float) -> str:
-    "The whole page."
+ORDER = "Bad files", "Kills", "Memory", "Narrow consoles", "Full disks", "What cannot be promised"
+
+
+def sections(text: str) -> dict[str, str]:
+    "The sections of a page by their headings."
+    return {part.split("\n", 1)[0]: "## " + part.strip() for part in ("\n" + text).split("\n## ")[1:]}
+
+
+def page(parts: list[str], seed: int, command: str, seconds: float, earlier: str = "") -> str:
+    "The whole page; of what was not measured now, what the earlier page says."
     about = (f"Made by `{command}` (seed {seed}) in {seconds / 60:.0f} minutes on {datetime.date.today():%d %B %Y}: {processor()}, "
              f"Linux, Python {platform.python_version()}.")
-    return "\n".join(["# Reliability", "", "What the command line does with files that are damaged, with kills, full disks and narrow consoles: tried from outside, and counted.",
-                      "", about, "", *parts]).rstrip() + "\n" + PROMISES
+    found = {**sections(earlier), **sections(PROMISES)}
+    for part in parts:
+        for name, text in sections(part).items(): found[name] = text.replace("\n", f"\n\n{about}\n", 1)
+    head = ("# Reliability\n\nWhat the command line does with files that are damaged, with kills, full disks and narrow consoles: tried from outside, and counted. "
+            "Every time stands for that run on that machine, which did other work, too.")
+    return "\n\n".join([head, *(found[name] for name in ORDER if name in found)]) + "\n"
