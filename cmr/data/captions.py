@@ -282,8 +282,10 @@ def table_rows(
     except csv.Error as problem:
         if mark != "\t":
             raise ValueError(f"{source}: {printable(problem)}; a caption with {mark!r} in it stands in double quotes") from problem
-        rows = _fields(text, mark, False)
-    if mark == "\t" and len({len(row) for _, row in rows}) > 1: rows = _fields(text, mark, False)
+        rows = []
+    if mark == "\t" and len({len(row) for _, row in rows}) != 1:  # quotes are part of the captions
+        try: rows = _fields(text, mark, False)
+        except csv.Error as problem: raise ValueError(f"{source}: {printable(problem)}") from problem
     width, mended = len(rows[0][1]), 0
     for line, row in rows:
         found = MENDED.fullmatch(row[-1]) if mark == "|" and width == 3 and len(row) == 2 else None
