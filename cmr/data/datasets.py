@@ -6,8 +6,9 @@
 __all__ = ['REPLACED', 'COMPARED', 'LOOKED', 'BLOCK', 'SPLIT', 'EXPECTED', 'WORLD', 'as_slice', 'Rows', 'read_captions',
            'repeats', 'Link', 'link_captions', 'check_parts', 'check_finite', 'real_regions', 'find_padding',
            'read_regions', 'read_padded', 'encode_captions', 'ImageCaptions', 'feature_digest', 'read_names',
-           'read_blocks', 'split_name', 'write_split', 'splits', 'Manifest', 'read_manifest', 'check_world',
-           'open_split', 'check_vocabulary', 'pad', 'Batch', 'collate', 'batch_rows', 'CaptionPairs', 'batches']
+           'h5_extractor', 'read_blocks', 'split_name', 'write_split', 'check_extractor', 'splits', 'Manifest',
+           'read_manifest', 'check_world', 'open_split', 'check_vocabulary', 'pad', 'Batch', 'collate', 'batch_rows',
+           'CaptionPairs', 'batches']
 
 # %% ../../nbs/data/datasets.ipynb #b94c29be
 import os
@@ -29,6 +30,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+# %% ../../nbs/data/datasets.ipynb #h0ds0005
+from .extractors import ExtractorInfo
 from .vocabulary import END, MARKS, START, UNK, Vocabulary, tokenize, unknown_share
 from cmr.files import (
     COPY_AGAIN,
@@ -43,6 +46,7 @@ from cmr.files import (
     h5_text,
     open_h5,
     open_npy,
+    parse_json,
     printable,
     read_json,
     read_lines,
@@ -404,7 +408,7 @@ def _sizes(split) -> str: return f"{split.n_images} images of {split.features.sh
 # %% ../../nbs/data/datasets.ipynb #307e9b77
 class ImageCaptions:
     "One split: region features that stay on disk, captions, and which image each caption belongs to."
-
+    extractor: ExtractorInfo | None = None # who made the features, where their file says it
     def __init__(self,
         features,                          # (N, m, f) array, or `Rows` on disk; one vector an image is (N, 1, f)
         captions: Sequence[str],           # C captions
@@ -526,6 +530,15 @@ def _h5_mask(file: h5py.File) -> ndarray | None:
     if not np.isin(mask, (0, 1)).all(): raise ValueError(f"{printable(file.filename)}, member mask holds other numbers than 0 and 1")
     return mask
 
+# %% ../../nbs/data/datasets.ipynb #h0ds0001
+def h5_extractor(
+    file: h5py.File,
+) -> ExtractorInfo | None:  # None where the file does not say it
+    "Who made the features of a file, as `cmr features` notes it. ValueError where the note is damaged."
+    if "extractor" not in file: return None
+    source = f"{printable(file.filename)}, member extractor"
+    return parse_json(h5_text(file, "extractor")[0], ExtractorInfo, source, "an extractor's description", COPY_AGAIN)
+
 # %% ../../nbs/data/datasets.ipynb #678ca9ec
 def _open_hdf5(path: Path, source: Path | None = None) -> ImageCaptions:
     "Open {split}.h5, under another name in messages where `source` is given."
@@ -534,10 +547,12 @@ def _open_hdf5(path: Path, source: Path | None = None) -> ImageCaptions:
         captions, ids, mask = h5_text(file, "captions"), _h5_ids(file), _h5_mask(file)
         image_of_caption = h5_array(file, "image_of_caption", "iu", (1,), "the image of each caption")
         if "boxes" in file: h5_member(file, "boxes", "fiu", (3,), "(images, regions, 4)")
-        boxes = Rows(path, "boxes") if "boxes" in file else None
+        boxes, extractor = Rows(path, "boxes") if "boxes" in file else None, h5_extractor(file)
     features = Rows(path, "features")
     if mask is None and not looked: mask = find_padding(features, path)
-    return ImageCaptions(features, captions, image_of_caption, ids, boxes, mask, source or path)
+    split = ImageCaptions(features, captions, image_of_caption, ids, boxes, mask, source or path)
+    split.extractor = extractor
+    return split
 
 # %% ../../nbs/data/datasets.ipynb #afca4916
 BLOCK = 64 * 2**20 # bytes read at a time
@@ -609,7 +624,7 @@ def _with_room(partial: Path, size: int) -> h5py.File:
     return h5py.File(partial, "r+")          # opened now, HDF5 knows the length and cuts the rest off when it closes
 
 # %% ../../nbs/data/datasets.ipynb #6769659f
-def _write_rest(file: h5py.File, captions: list[str], owner: ndarray, ids, boxes, mask) -> None:
+def _write_rest(file: h5py.File, captions: list[str], owner: ndarray, ids, boxes, mask, extractor) -> None:
     "Everything but the features."
     text, n = h5py.string_dtype(), len(file["features"])
     file["features"].attrs[LOOKED] = True
@@ -618,6 +633,7 @@ def _write_rest(file: h5py.File, captions: list[str], owner: ndarray, ids, boxes
     file["ids"] = np.array([str(i) for i in (range(n) if ids is None else ids)], dtype=text)
     if mask is not None: file["mask"] = np.asarray(mask, dtype=bool)
     if boxes is not None: file["boxes"] = np.asarray(boxes[:], dtype=np.float32)
+    if extractor is not None: file["extractor"] = np.array([extractor.model_dump_json()], dtype=text)
 
 # %% ../../nbs/data/datasets.ipynb #aa1d45fe
 SPLIT = "[A-Za-z0-9_-]{1,40}"
@@ -641,6 +657,7 @@ def write_split(
     ids: Sequence[str] | None = None,   # N names
     boxes=None,                 # (N, m, 4) x1, y1, x2, y2 in 0..1
     mask=None,                  # (N, m) True where a region is real
+    extractor: ExtractorInfo | None = None, # who made the features
 ) -> Path:
     "Write one split as HDF5, block by block; it appears when it is complete. ValueError as `open_split`, OSError where the disk is full."
     path, captions, owner = Path(path_h5), list(captions), _as_owner(image_of_caption, path_h5)
@@ -656,11 +673,21 @@ def write_split(
             if mask is None and not real.all():
                 _say_padding(real, 0, -1, path)
                 mask = real
-            _write_rest(file, captions, owner, ids, boxes, mask)
+            _write_rest(file, captions, owner, ids, boxes, mask, extractor)
         written = _open_hdf5(partial, path)
         for rows in (written.features, written.boxes):
             if isinstance(rows, Rows): rows.close()  # some systems rename no open file
     return path
+
+# %% ../../nbs/data/datasets.ipynb #h0ds0003
+def check_extractor(
+    split: ImageCaptions,
+    known: ExtractorInfo | None,  # who made the features that a model learned from; None: unknown
+) -> None:
+    "ValueError naming both where a split's features are of another extractor than a model learned from."
+    if split.extractor is None or known is None or split.extractor == known: return
+    raise ValueError(f"{split.source}: its features were made by {split.extractor}, the model learned from those of {known}: "
+                     "take features of the same extractor, or train a model on these")
 
 # %% ../../nbs/data/datasets.ipynb #375c7199
 EXPECTED = ("a data folder holds, for each of train, dev and test, either {split}.h5 (features, captions, image_of_caption, ids, and mask, "
