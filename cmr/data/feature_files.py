@@ -18,7 +18,8 @@ import numpy as np
 from numpy import ndarray
 from tqdm.auto import tqdm
 
-from .datasets import BLOCK, Rows, find_padding, read_names
+from .datasets import BLOCK, Rows, find_padding, h5_extractor, read_names
+from .extractors import ExtractorInfo
 from ..files import CALLED, LineFile, check_array, check_memory, h5_array, h5_text, kind_of, need_file, open_h5, printable, read_npz
 
 # %% ../../nbs/data/feature_files.ipynb #fe000001
@@ -32,6 +33,7 @@ class FeatureRows:
     read: Callable[[int], ndarray]       # row -> (m_i, f)
     mask: ndarray | None = None          # (rows, m) True where a region is real; None: all are
     boxes: ndarray | None = None         # (rows, m, 4) x1, y1, x2, y2 in 0..1
+    extractor: ExtractorInfo | None = None # who made them, where their file says it
 
     def blocks(self, rows: ndarray, max_bytes: int = BLOCK) -> Iterator[ndarray]: # (n, m, f) of the wanted rows
         "Some rows in this order, at most `max_bytes` (or one image) at a time, filled up with zeros."
@@ -64,6 +66,7 @@ def h5_features(
         names = h5_text(file, "ids")
         mask = h5_array(file, "mask", "biu", (2,), "(images, regions)").astype(bool) if "mask" in file else None
         boxes = h5_array(file, "boxes", "fiu", (3,), "(images, regions, 4)") if "boxes" in file else None
+        extractor = h5_extractor(file)
     rows = Rows(path, "features")
     n, m, _ = rows.shape
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {"ids": ((len(names),), (n,))}
@@ -71,7 +74,7 @@ def h5_features(
     if boxes is not None: shapes["boxes"] = boxes.shape, (n, m, 4)
     for name, (found, expected) in shapes.items():
         if found != expected: raise ValueError(f"{printable(path)}, member {name} has shape {found}, expected {expected}")
-    return FeatureRows(rows.path, names, rows.shape, rows.dtype, lambda i: rows[i], mask, boxes)
+    return FeatureRows(rows.path, names, rows.shape, rows.dtype, lambda i: rows[i], mask, boxes, extractor)
 
 # %% ../../nbs/data/feature_files.ipynb #fe000005
 BOTTOM_UP = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")  # columns as the detector's authors wrote them

@@ -143,7 +143,7 @@ def write_plans(
             part, features = plan.captions, plan.features
             boxes, mask = (None if x is None else x[plan.rows] for x in (features.boxes, features.mask))
             blocks = with_progress(features.blocks(plan.rows, max_bytes), len(plan.rows), name, progress)
-            write_split(path, blocks, part.captions, part.image_of_caption, part.ids, boxes, mask)
+            write_split(path, blocks, part.captions, part.image_of_caption, part.ids, boxes, mask, features.extractor)
         return write
     writers = {f"{name}.h5": writer(name, plan) for name, plan in plans.items()}
     return write_together(out, writers, sum(plan.size() for plan in plans.values()))
