@@ -1,16 +1,25 @@
 """`from_released` against an independent reading of the authors' released computation, caption by caption, float64."""
 
+import argparse
 import itertools
+import json
+import pickle
+from fractions import Fraction as FractionalSettings
 
 import literal_imram as literal
 import pytest
 import torch
+from literal_camp import released_states
+from typer.testing import CliRunner
 
 from cmr.attention import SCAN
 from cmr.camp import CAMP
+from cmr.cli import app
+from cmr.data import Vocabulary
 from cmr.fast import score_all
 from cmr.imram import IMRAM
 from cmr.matcher import VSE
+from cmr.saving import load
 from cmr.shelf import from_released
 from cmr.shelf.released import CAMP_MODULES, SCAN_MODULES, family, imram_modules, rename
 
@@ -144,3 +153,122 @@ def test_unknown_and_misshapen_weights_are_named():
 def test_wrong_arguments_are_named(wrong):
     (name, _), = wrong.items()
     with pytest.raises(ValueError, match=name): IMRAM.from_released(literal.released_state(), **wrong)
+
+
+# --- the authors' files
+
+def saved(path, model, legacy=False, **settings):
+    "A checkpoint as the authors' training saves it."
+    opt = argparse.Namespace(learning_rate=2e-4, data_path="data", bi_gru=True, **settings) if settings else None
+    content = {"epoch": 30, "model": model, "best_rsum": 412.5, "Eiters": 7, **({"opt": opt} if opt else {})}
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    return path
+
+
+def words_json(path, words=8):
+    "The published vocabulary: as many words as the checkpoint's embedding, marks included."
+    Vocabulary([f"w{i}" for i in range(words)]).save(path)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({key: content[key] for key in ("word2idx", "idx2word", "idx")}))
+    return path
+
+
+def command(*words, code=0):
+    result = CliRunner().invoke(app, ["import", "checkpoint", *map(str, words)])
+    assert result.exit_code == code and "Traceback" not in result.output and "error of the package" not in result.output, result.output
+    return " ".join(result.output.split())
+
+
+SCAN_OPT = {"cross_attn": "i2t", "agg_func": "LogSumExp", "lambda_lse": 5.0, "lambda_softmax": 4.0, "raw_feature_norm": "clipped_l2norm"}
+IMRAM_OPT = {"model_mode": "text_IMRAM", "iteration_step": 2, "lambda_softmax": 11.0, "no_IMRAM_norm": False}
+SCAN_STATE, IMRAM_STATE, CAMP_STATES = literal.released_state("fc", gates=False, seed=3), literal.released_state(), released_states()
+FILES = {"scan": (halves(SCAN_STATE), SCAN_OPT, lambda: SCAN.from_released(SCAN_STATE, "image", "lse", 4.0, 5.0)),
+         "imram": ({f"module.{k}": v for k, v in IMRAM_STATE.items()}, IMRAM_OPT, lambda: IMRAM.from_released(IMRAM_STATE, 2, "text", 11.0, True)),
+         "camp": ([{f"module.{k}": v for k, v in state.items()} for state in CAMP_STATES], {"measure": "gate_fusion", "fusion_func": "concat"},
+                  lambda: CAMP.from_released(CAMP_STATES))}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("name", FILES)
+def test_a_checkpoint_of_the_authors_becomes_our_folder_with_their_scores(tmp_path, name, legacy):
+    model, opt, expected = FILES[name]
+    file = saved(tmp_path / "model_best.pth.tar", model, legacy, **opt)
+    said = command(file, tmp_path / "out", "--family", name, "--vocabulary", words_json(tmp_path / "vocab.json"))
+    assert f"this is {name.upper()}'s checkpoint" in said
+    found, vocabulary = load(tmp_path / "out")
+    assert (scores_of(found) - scores_of(expected())).abs().max() < 1e-12 and scores_of(found).dtype == torch.float64
+    assert found.config == expected().config
+    assert vocabulary.marks and vocabulary.max_words == (50 if name == "camp" else None) and len(vocabulary) == 12
+
+
+def test_the_command_line_goes_before_the_checkpoint(tmp_path):
+    file = saved(tmp_path / "m.pth.tar", IMRAM_STATE, **IMRAM_OPT)
+    said = command(file, tmp_path / "out", "--family", "imram", "--direction", "full", "--steps", 1)
+    assert "steps 1" in said and "without --vocabulary" in said
+    expected = IMRAM.from_released(IMRAM_STATE, 1, "full", 11.0, True)
+    assert (scores_of(IMRAM.from_pretrained(tmp_path / "out")) - scores_of(expected)).abs().max() < 1e-12
+    said = command(saved(tmp_path / "bare.pth.tar", IMRAM_STATE), tmp_path / "bare", "--family", "imram")
+    assert "says nothing of its settings" in said
+    torch.save(IMRAM_STATE, tmp_path / "state.pth")  # the state dict alone
+    command(tmp_path / "state.pth", tmp_path / "state", "--family", "imram")
+    assert (scores_of(IMRAM.from_pretrained(tmp_path / "state")) - scores_of(IMRAM.from_released(IMRAM_STATE))).abs().max() < 1e-12
+
+
+class Launch:
+    "What a malicious pickle does when it is read."
+    def __init__(self, path): self.path = path
+    def __reduce__(self): return open, (self.path, "w")
+
+
+def wrong_files(folder):
+    "Checkpoints that must be refused, and words that must be said."
+    bad = {**IMRAM_STATE}
+    yield "other family", saved(folder / "a.pth.tar", FILES["scan"][0], **SCAN_OPT), "it is of scan"
+    yield "missing", saved(folder / "b.pth.tar", {k: v for k, v in bad.items() if k != "gate_t2i.bias"}), "gate_t2i.bias"
+    yield "NaN", saved(folder / "c.pth.tar", {**bad, "gate_t2i.bias": torch.full((4,), torch.nan, dtype=torch.float64)}), "gate_t2i.bias holds NaN"
+    yield "whole numbers", saved(folder / "d.pth.tar", {**bad, "gate_t2i.bias": torch.ones(4, dtype=torch.int64)}), "expected an array of floating"
+    yield "text", saved(folder / "e.pth.tar", {**bad, "gate_t2i.bias": "x"}), "weight gate_t2i.bias is str"
+    yield "two precisions", saved(folder / "f.pth.tar", {**bad, "gate_t2i.bias": torch.ones(4)}), "one precision"
+    yield "huge", saved(folder / "g.pth.tar", {**bad, "txt_enc.embed.weight": torch.zeros(1, 3, dtype=torch.float64).expand(10**11, 3)}), "more numbers than the file"
+    yield "settings", saved(folder / "h.pth.tar", bad, **{**IMRAM_OPT, "raw_feature_norm": "softmax"}), "raw_feature_norm=softmax"
+    yield "kinds of settings", saved(folder / "i.pth.tar", bad, **{**IMRAM_OPT, "iteration_step": "three"}), "iteration_step"
+    yield "steps", saved(folder / "j.pth.tar", bad, **{**IMRAM_OPT, "iteration_step": 2**70}), "iteration_step"
+    yield "malicious", saved(folder / "k.pth.tar", bad, x=Launch(str(folder / "launched"))), "which could run code"
+    yield "malicious, old format", saved(folder / "l.pth.tar", bad, True, x=Launch(str(folder / "launched"))), "which could run code"
+    yield "own class", saved(folder / "m.pth.tar", bad, x=FractionalSettings(1, 2)), "which could run code"
+    good = saved(folder / "n.pth.tar", bad).read_bytes()
+    for name, content in (("cut", good[:len(good) // 2]), ("empty", b""), ("text", b"no checkpoint"), ("pickle", pickle.dumps({"model": Launch(str(folder / "launched"))}))):
+        (folder / f"{name}.pth.tar").write_bytes(content)
+        yield name, folder / f"{name}.pth.tar", f"{name}.pth.tar"
+    damaged = bytearray(good)
+    damaged[good.index(IMRAM_STATE["gate_t2i.bias"].numpy().tobytes()) + 3] ^= 255
+    (folder / "damaged.pth.tar").write_bytes(damaged)
+    yield "damaged", folder / "damaged.pth.tar", "damaged"
+    for value in (None, 3, [], {}, "x", [IMRAM_STATE], [1, 2], {1: torch.ones(1)}, {"a": None}, [[]] * 3):
+        yield f"model {value!r:.20}", saved(folder / "o.pth.tar", value), "o.pth.tar"
+    torch.save([1, {"a": 2}], folder / "p.pth")
+    yield "list", folder / "p.pth", "p.pth"
+    yield "missing file", folder / "none.pth.tar", "none.pth.tar"
+    yield "folder", folder, "folder"
+
+
+def test_wrong_checkpoints_end_in_one_line_and_run_nothing(tmp_path):
+    (tmp_path / "files").mkdir()
+    for name, file, words in wrong_files(tmp_path / "files"):
+        said = command(file, tmp_path / "out", "--family", "imram", code=2)
+        assert words in said and said.startswith("Error: ") and said.count("Error") == 1, (name, said)
+        assert not (tmp_path / "out").exists() and not (tmp_path / "files" / "launched").exists(), name
+
+
+def test_a_vocabulary_that_does_not_fit_is_refused_by_name(tmp_path):
+    file = saved(tmp_path / "m.pth.tar", IMRAM_STATE)
+    (tmp_path / "f30k_vocab.pkl").write_bytes(pickle.dumps({"word2idx": Launch(str(tmp_path / "launched"))}))
+    said = command(file, tmp_path / "out", "--family", "imram", "--vocabulary", tmp_path / "f30k_vocab.pkl", code=2)
+    assert "f30k_vocab.pkl" in said and "pickle" in said and not (tmp_path / "launched").exists()
+    said = command(file, tmp_path / "out", "--family", "imram", "--vocabulary", words_json(tmp_path / "v.json", 5), code=2)
+    assert "9 words" in said and "12" in said and not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").write_text("mine")
+    assert "not empty" in command(file, tmp_path / "out", "--family", "imram", code=2) and (tmp_path / "out" / "config.json").read_text() == "mine"
+    assert "imram has no pooling, fusion" in command(file, tmp_path / "new", "--family", "imram", "--pooling", "lse", "--fusion", "sum", code=2)
+    assert "steps" in command(file, tmp_path / "new", "--family", "imram", "--steps", 0, code=2)

@@ -231,7 +231,7 @@ def check_states(
     "ValueError where it is not what the family saves, or a weight is no array of finite numbers."
     saves = {"scan": (0, 2), "imram": (0,), "camp": (3,)}[name]
     states = [content] if isinstance(content, dict) else content
-    fits = isinstance(states, (list, tuple)) and (0 if isinstance(content, dict) else len(states)) in saves
+    fits = 0 in saves if isinstance(content, dict) else isinstance(states, (list, tuple)) and len(states) in {*saves} - {0}
     if not fits or not all(isinstance(state, dict) for state in states):
         wanted = " or ".join({0: "one state dict", 2: "a list of two state dicts", 3: "a list of three state dicts"}[n] for n in saves)
         found = f"a list of {len(content)}" if isinstance(content, (list, tuple)) else type(content).__name__
@@ -261,7 +261,7 @@ def looks_like(
     names = [str(key) for state in states if isinstance(state, dict) for key in state] if isinstance(states, (list, tuple)) else []
     for part, family_name in (("fc_local", "imram"), ("img_key_fc", "camp"), ("img_enc.fc", "scan")):
         if any(part in name for name in names): return f"By the names of its weights it is of {family_name}."
-    return "By the names of its weights it is of scan." if len(states or ()) == 2 and names else ""
+    return "By the names of its weights it is of scan." if names and len(states) == 2 else ""
 
 def read_released(
     path: str | Path,       # the authors' .pth.tar
