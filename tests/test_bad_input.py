@@ -111,6 +111,22 @@ def test_features_that_are_no_numbers(value, model, data, tmp_path):
     assert re.search(r"train_ims\.npy: image 4, region 1 holds NaN or infinity", said)
 
 
+def test_an_error_stands_on_a_line_of_its_own_whatever_bar_was_shown(data, tmp_path):
+    features = np.load(data / "train_ims.npy")
+    features[4, 1, 2] = np.nan
+    np.save(data / "train_ims.npy", features)
+    result = CliRunner().invoke(app, ["data", "convert", str(data), str(tmp_path / "h5")])
+    lines = [line for line in re.split(r"[\r\n]", result.output) if line.strip()]
+    assert result.exit_code == 2 and lines[-1].startswith("Error:") and "train_ims.npy" in lines[-1], result.output
+
+
+def test_a_best_model_that_is_damaged_is_not_passed_over(trained, tmp_path):
+    run = shutil.copytree(trained[1], tmp_path / "run")
+    (run / "best" / "config.json").unlink()
+    said = refused("evaluate", run, "--data", trained[0])
+    assert "best" in said and "config.json" in said
+
+
 def test_features_that_are_no_numbers_at_evaluation(trained, data):
     features = np.load(data / "test_ims.npy")
     features[1, 0, 0] = np.nan

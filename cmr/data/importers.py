@@ -11,7 +11,8 @@ __all__ = ['read_karpathy', 'rows_of_images', 'Plan', 'plan_splits', 'with_progr
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -103,8 +104,8 @@ def with_progress(
     total: int,                # images in all of them
     name: str,
     progress: bool,            # False: no bar
-) -> Iterator[ndarray]:
-    "Pass blocks of images on and show how many went by."
+) -> Generator[ndarray, None, None]:
+    "Pass blocks of images on and show how many went by; closed, so is the bar, and an error is printed on a line of its own."
     with tqdm(total=total, desc=name, unit=" images", disable=not progress) as bar:
         for block in blocks:
             yield block
@@ -142,8 +143,8 @@ def write_plans(
         def write(path: Path) -> None:
             part, features = plan.captions, plan.features
             boxes, mask = (None if x is None else x[plan.rows] for x in (features.boxes, features.mask))
-            blocks = with_progress(features.blocks(plan.rows, max_bytes), len(plan.rows), name, progress)
-            write_split(path, blocks, part.captions, part.image_of_caption, part.ids, boxes, mask, features.extractor)
+            with closing(with_progress(features.blocks(plan.rows, max_bytes), len(plan.rows), name, progress)) as blocks:
+                write_split(path, blocks, part.captions, part.image_of_caption, part.ids, boxes, mask, features.extractor)
         return write
     writers = {f"{name}.h5": writer(name, plan) for name, plan in plans.items()}
     return write_together(out, writers, sum(plan.size() for plan in plans.values()))
@@ -300,8 +301,10 @@ def convert(
     def writer(name: str) -> Callable[[Path], object]:
         def write(path: Path) -> None:
             split = opened[name]
-            blocks = with_progress(read_blocks(split.features, max_bytes), split.n_images, name, progress)
-            try: write_split(path, blocks, split.captions, split.image_of_caption, split.ids, split.boxes, split.mask)
+            with_bar = with_progress(read_blocks(split.features, max_bytes), split.n_images, name, progress)
+            try:
+                with closing(with_bar) as blocks:
+                    write_split(path, blocks, split.captions, split.image_of_caption, split.ids, split.boxes, split.mask)
             except ValueError as problem: raise ValueError(f"converting {printable(split.source)}: {problem}") from problem
         return write
     size = sum(int(np.prod(split.features.shape)) * (2 if split.features.dtype == np.float16 else 4) for split in opened.values())

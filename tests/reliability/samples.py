@@ -17,12 +17,16 @@ import torch
 SMALL = ["--embed-dim", "8", "--set", "word_dim=6", "--device", "cpu"]
 QUICK = ["--model", "vse", "--epochs", "1", "--batch-size", "8", *SMALL]
 COUNTS = {"train": 8, "dev": 4, "test": 4}
-WORDS = (("red", "blue", "green"), ("dog", "cat", "bird"), ("runs", "sits"))
+WORDS = ("runs", "sits"), ("big", "small"), ("dog", "cat", "bird"), ("red", "blue", "green"), ("here", "there", "outside")
 
 
 def caption(i: int) -> str:
-    "Caption number i: four words."
-    return "a " + " ".join(words[(i * 7 + i // 3) % len(words)] for words in WORDS)
+    "Caption number i: 108 different ones, each word often."
+    i, chosen = i * 25 % 108, []
+    for words in WORDS:
+        chosen.append(words[i % len(words)])
+        i //= len(words)
+    return "a {1} {3} {2} {0} {4}".format(*chosen)
 
 
 def regions(n: int, seed: int) -> np.ndarray:  # (n, 3, 6) float32
@@ -35,13 +39,15 @@ def regions(n: int, seed: int) -> np.ndarray:  # (n, 3, 6) float32
 def write_scan(folder: Path) -> None:
     "The SCAN layout with ids, mask and boxes, two captions an image."
     folder.mkdir()
+    first = 0
     for seed, (split, n) in enumerate(COUNTS.items()):
         mask = np.ones((n, 3), bool)
         mask[0, 2] = False
         np.save(folder / f"{split}_ims.npy", regions(n, seed))
         np.save(folder / f"{split}_mask.npy", mask)
         np.save(folder / f"{split}_boxes.npy", np.tile(np.float32([.1, .2, .6, .9]), (n, 3, 1)))
-        (folder / f"{split}_caps.txt").write_text("".join(caption(i) + "\n" for i in range(2 * n)))
+        (folder / f"{split}_caps.txt").write_text("".join(caption(first + i) + "\n" for i in range(2 * n)))
+        first += 2 * n
         (folder / f"{split}_ids.txt").write_text("".join(f"{split}-{i}.jpg\n" for i in range(n)))
 
 
