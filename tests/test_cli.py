@@ -42,12 +42,12 @@ def test_version_is_that_of_settings():
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["data"], ["data", "scenes"], ["data", "convert"], ["train"], ["evaluate"], ["search"], ["compare"], ["ablate"], ["models"]],
+    [[], ["data"], ["data", "scenes"], ["data", "convert"], ["import"], ["import", "captions"], ["import", "checkpoint"], ["check"], ["train"], ["evaluate"], ["search"], ["compare"], ["ablate"], ["models"]],
 )
 def test_help_is_there_with_examples(words):
     output = call(*words, "--help")
     assert "Usage" in output and ("cmr " + " ".join(words)).strip() in output
-    assert words in ([], ["data"]) or "Examples" in output
+    assert words in ([], ["data"], ["import"]) or "Examples" in output
 
 
 def test_help_loads_neither_torch_nor_notebooks():
