@@ -24,6 +24,7 @@ import numpy as np
 import psutil
 import safetensors.torch
 import torch
+from filelock import FileLock, Timeout
 from numpy import ndarray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
@@ -116,6 +117,25 @@ def reserve(
         try: os.posix_fallocate(file.fileno(), 0, max(size, 1))
         except OSError as problem:
             raise OSError(problem.errno, f"{path}: no room for {size / 1e6:,.1f} MB ({problem.strerror})") from problem
+
+
+@contextlib.contextmanager
+def alone_with(
+    path: str | Path,   # of a file that is going to be written, or gone on with
+    remedy: str,        # what else to do, for the message
+) -> Iterator[None]:
+    "Inside, no other process that asks here writes this file. ValueError where one does."
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try: lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"{printable(path)} is being written by another process: wait until it has ended, or {remedy}") from None
+    except NotImplementedError: warnings.warn(f"{path} is on a file system without locks: write it from one process only", stacklevel=3)
+    try: yield
+    finally:
+        with contextlib.suppress(OSError): Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: filelock sees that it is gone
+        lock.release()
 
 
 def check_memory(
@@ -377,6 +397,7 @@ class NpyFile:
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115  stays open as long as the rows are read
         self._stamp = self.stamp()
         self._row = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+        self.nbytes = shape[0] * self._row if shape else dtype.itemsize
 
     def stamp(self) -> tuple[int, int]:
         "Size and time of the last change of the file that is open."
@@ -461,6 +482,41 @@ def read_npy(path: str | Path, what: str, kinds: str, ndim: tuple[int, ...], exp
     array = open_npy(path, what, kinds, ndim, expected)
     try: return np.asarray(array)
     finally: array.close()
+
+
+def load_npy(path: str | Path, what: str, kinds: str, ndim: tuple[int, ...], expected: str = "") -> ndarray:
+    "The same, mapped where it would take more than half of the memory that is free; what is written to it does not reach the file."
+    array = open_npy(path, what, kinds, ndim, expected)
+    try: return np.asarray(array) if 2 * array.nbytes <= psutil.virtual_memory().available else np.load(path, "c", allow_pickle=False)
+    finally: array.close()
+
+
+def change_npy(path: str | Path, what: str, kinds: str, ndim: tuple[int, ...], expected: str = "") -> np.memmap:
+    "The array of a file of one's own, mapped, to be changed in place; raises as `open_npy`."
+    open_npy(path, what, kinds, ndim, expected).close()
+    return np.load(path, "r+", allow_pickle=False)
+
+
+def new_npy(path: str | Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
+    "A new .npy file of zeros, mapped, its room on the disk taken at once. OSError names it."
+    size = int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
+    check_room(path, size)
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    reserve(path, Path(path).stat().st_size)
+    return array
+
+
+def write_npy(path: str | Path, array: ndarray) -> None:
+    "Write an array whole or not at all. OSError names the file, and where there is no room."
+    check_room(path, array.nbytes)
+    with atomic_write(path) as partial, open(partial, "wb") as file: np.save(file, array, allow_pickle=False)
+
+
+def new_numbers(path: str | Path, count: int, dtype: torch.dtype) -> Tensor:
+    "A new file of nothing but numbers, for scratch, mapped, its room on the disk taken at once: a mapped file on a full disk is SIGBUS."
+    Path(path).touch()
+    reserve(path, count * dtype.itemsize)
+    return torch.from_file(str(path), True, count, dtype=dtype)
 
 
 def read_npz(

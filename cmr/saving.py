@@ -49,17 +49,27 @@ AGAIN = "copy the whole folder again"
 
 # --- by name -----------------------------------------------------------------------------------------------------------------------
 
+@contextmanager
+def importing(name: str) -> Iterator[None]:
+    "ImportError that names a module for whatever importing it raises: it is a program of one's own, and may do anything, also end."
+    shown = printable(repr(name), 60)
+    try: yield
+    except (Exception, SystemExit) as problem:
+        if isinstance(problem, ModuleNotFoundError) and problem.name in (name, name.split(".")[0]):
+            raise ImportError(f"no module {shown}: it is looked for in the current folder and among the installed packages") from problem
+        said = f"{type(problem).__name__}: {printable(problem, 200)}".removesuffix(": ")
+        raise ImportError(f"importing the module {shown} ended in {said}: mend it, or leave it out") from problem
+
+
 def import_models(
     modules: tuple[str, ...] | list[str] = (),  # names of modules that register models, such as "my_module"
 ) -> None:
     "Import the package's models, those of installed packages (entry points of the group cmr.models), and one's own. ImportError names it."
     for home in {*MODEL_HOMES.values()}: importlib.import_module(home)
-    for entry in entry_points(group="cmr.models"): entry.load()
+    for entry in entry_points(group="cmr.models"):
+        with importing(entry.module): entry.load()
     for name in modules:
-        try: importlib.import_module(name)
-        except ModuleNotFoundError as problem:
-            if problem.name != name.split(".")[0] and problem.name != name: raise
-            raise ImportError(f"no module {name!r}: it is looked for in the current folder and among the installed packages") from problem
+        with importing(name): importlib.import_module(name)
 
 
 def model_class(
@@ -320,8 +330,9 @@ def fill(
     if len(precisions) > 1:
         named = " and ".join(sorted(str(x).removeprefix("torch.") for x in precisions))
         raise ValueError(f"{printable(path)} holds weights in {named}: save them in one precision")
+    if precisions: model = model.to(precisions.pop())  # first, or double precision would pass through single
     model.load_state_dict(tensors)
-    return model.to(precisions.pop()) if precisions else model
+    return model
 
 
 # --- loaded ------------------------------------------------------------------------------------------------------------------------

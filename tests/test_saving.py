@@ -23,7 +23,7 @@ from cmr.data.vocabulary import Vocabulary
 from cmr.files import read_tensors
 from cmr.imram import IMRAM
 from cmr.matcher import VSE, Matcher
-from cmr.saving import create_model, fetch, load, model_class, save
+from cmr.saving import create_model, fetch, import_models, load, model_class, save
 
 F64 = torch.float64
 
@@ -306,6 +306,34 @@ def test_killed_while_saving_twenty_times(tmp_path, vocabulary):
     assert seen == {0, 1}
     save(models[0], vocabulary, folder)
     assert not list(folder.glob(".*")), "what killed runs left is cleared away"
+
+
+# --- modules of one's own
+
+@pytest.mark.parametrize(("content", "said"), [(b"def f(:\n", "SyntaxError"), ("word = 'caf\xe9'\n".encode("latin-1"), "SyntaxError"), (b"raise SystemExit(7)", "SystemExit: 7"),
+                                               (b"import sys; sys.exit()", "SystemExit"), (b"1 / 0", "ZeroDivisionError"), (b"import nowhere_at_all", "ModuleNotFoundError"),
+                                               (b"raise KeyError('a\\nb')", "KeyError"), (b"class Odd(BaseException): pass\nraise ValueError", "ValueError"), (b"\0", "null byte")])
+def test_a_module_that_cannot_be_imported(tmp_path, monkeypatch, content, said):
+    from typer.testing import CliRunner
+
+    from cmr.cli import app
+    (tmp_path / "broken_module.py").write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_module", raising=False)
+    done = CliRunner().invoke(app, ["evaluate", "nothing", "--import", "broken_module"])
+    lines = done.output.strip().splitlines()
+    assert done.exit_code == 2 and len(lines) == 1 and "'broken_module'" in lines[0] and said in lines[0], done.output
+    for name in ("", ".x", "nowhere_at_all", "a/b"):
+        with pytest.raises(ImportError, match="module"): import_models([name])
+
+
+def test_an_installed_package_that_cannot_be_imported_is_named(monkeypatch):
+    from importlib.metadata import EntryPoint
+
+    from cmr import saving
+    monkeypatch.setattr(saving, "entry_points", lambda group: [EntryPoint("odd", "nowhere_at_all.models:Odd", group)])
+    with pytest.raises(ImportError, match="nowhere_at_all"): import_models()
 
 
 # --- the hub

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -283,51 +281,114 @@ def test_left_behind_by_a_start_that_was_killed(sides, tmp_path):
     assert np.array_equal(score_all(imram(), *sides, max_bytes=SMALL, out=out).numpy(), whole)
 
 
+def child(work):
+    "The id of a process that does some work and ends with status 0, or 1 after an error, whose text it leaves in `work.said`."
+    number = os.fork()
+    if number: return number
+    try:
+        work()
+        os._exit(0)
+    except BaseException as problem:
+        work.said.write_text(f"{type(problem).__name__}: {problem}")
+        os._exit(1)
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+@needs_fork
 def test_no_room_on_the_disk_is_said_at_once(tmp_path):
-    resource = pytest.importorskip("resource", reason="file size limits are a Unix matter")
-    code = ("import resource, sys, torch; from cmr.fast import score_all; from cmr.matcher import VSE; from cmr.encoders import Fragments\n"
-            "resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6)); x = Fragments(torch.ones(1000, 1, 8), torch.ones(1000, 1, dtype=torch.bool))\n"
-            "score_all(VSE(4, 10, embed_dim=8), x, x, out=sys.argv[1])")
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s.npy")], check=False, capture_output=True, text=True)
-    assert resource and done.returncode == 1 and "OSError" in done.stderr and "s.npy" in done.stderr and "4.0 MB" in done.stderr
+    import resource
+    x = Fragments(torch.ones(1000, 1, 8), torch.ones(1000, 1, dtype=torch.bool))
+
+    def work():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
+        score_all(VSE(4, 10, embed_dim=8), x, x, out=tmp_path / "s.npy")
+    work.said = tmp_path / "said"
+    assert os.waitstatus_to_exitcode(os.waitpid(child(work), 0)[1]) == 1
+    assert work.said.read_text().startswith("OSError") and "s.npy" in work.said.read_text() and "4.0 MB" in work.said.read_text()
     assert not (tmp_path / "s.npy").exists()
 
 
-KILLED = """
-import sys, time, torch
-sys.path.insert(0, sys.argv[1])
-from test_score_all import SMALL, imram, score_all, scoring, side, watched
-model, sides, calls = imram(), (side(30, 5, seed=1), side(70, 7, seed=2)), []
-def slow():
-    calls.append(1)
-    time.sleep(0.004)
-model.before_tile, scoring.scores_of = slow, watched(scoring.scores_of)
-score_all(model, *sides, max_bytes=SMALL, progress=False, out=sys.argv[2])
-print(len(calls))
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@needs_fork
 def test_killed_half_way_three_times(sides, tmp_path):
     "A process that scores is killed at a moment of its own each time; the next one goes on, and the matrix is that of one that was never killed."
     out, done = tmp_path / "s.npy", 0
     whole = score_all(imram(), *sides, max_bytes=SMALL)
-    start = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(out)]
+
+    def work():
+        model = imram()
+        model.before_tile = lambda: time.sleep(0.004)
+        score_all(model, *sides, max_bytes=SMALL, progress=False, out=out)
     for k in range(3):
-        with subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
-            since = time.monotonic()
-            while time.monotonic() - since < 60:
-                if Path(f"{out}.cmr.json").is_file() and notes(out)["done"] > done + 3 + 2 * k: break
-                time.sleep(0.001)
-            os.kill(child.pid, signal.SIGKILL)
+        number, since = child(work), time.monotonic()
+        while time.monotonic() - since < 60:
+            if Path(f"{out}.cmr.json").is_file() and notes(out)["done"] > done + 3 + 2 * k: break
+            time.sleep(0.001)
+        os.kill(number, signal.SIGKILL)
+        os.waitpid(number, 0)
         assert not out.exists() and notes(out)["done"] > done
         done = notes(out)["done"]
     a, b = notes(out)["tile"]
-    total = -(-30 // a) * -(-70 // b)
-    last = subprocess.run(start, check=True, capture_output=True, text=True)
-    assert int(last.stdout) == total - done
+    last, calls = imram(), []
+    last.before_tile = lambda: calls.append(1)
+    score_all(last, *sides, max_bytes=SMALL, progress=False, out=out)
+    assert len(calls) == -(-30 // a) * -(-70 // b) - done
     assert torch.equal(score_all(never(imram()), *sides, out=out), whole)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s.npy", "s.npy.cmr.json"], "what killed runs left is cleared away"
+
+
+def test_two_evaluations_of_one_name(sides, tmp_path):
+    "The second is told so, and changes nothing; the first one's scores are whole."
+    out, whole, told = tmp_path / "s.npy", score_all(imram(), *sides, max_bytes=SMALL), []
+
+    def second():
+        with pytest.raises(ValueError, match="s.npy is being written by another process: wait until it has ended, or give another name") as refused: score_all(imram(), *sides, out=out)
+        told.append(str(refused.value))
+    first = imram()
+    first.before_tile = second
+    assert torch.equal(score_all(first, *sides, max_bytes=SMALL, out=out), whole)
+    assert told and "\n" not in told[0] and sorted(p.name for p in tmp_path.iterdir()) == ["s.npy", "s.npy.cmr.json"]
+
+
+@needs_fork
+def test_a_lock_ends_with_its_process(sides, tmp_path):
+    from cmr.files import alone_with
+    out = tmp_path / "s.npy"
+
+    def work():
+        with alone_with(out, "wait"):
+            (tmp_path / "held").touch()
+            time.sleep(60)
+    number = child(work)
+    while not (tmp_path / "held").exists(): time.sleep(0.001)
+    with pytest.raises(ValueError, match="another process"): score_all(imram(), *sides, out=out)
+    os.kill(number, signal.SIGKILL)
+    os.waitpid(number, 0)
+    assert torch.equal(score_all(imram(), *sides, out=out), score_all(imram(), *sides))
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_scores_outlive_their_file(sides, tmp_path, again):
+    "A mapped file that is cut short ends the process (SIGBUS): what fits is in memory."
+    out = tmp_path / "s.npy"
+    for _ in range(1 + again): found = score_all(imram(), *sides, out=out)
+    out.write_bytes(b"")
+    assert torch.equal(found, score_all(imram(), *sides))
+
+
+def test_scores_that_do_not_fit_are_mapped(sides, tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from cmr import files
+    out = tmp_path / "s.npy"
+    whole = score_all(imram(), *sides, out=out)
+    monkeypatch.setattr(files.psutil, "virtual_memory", lambda: SimpleNamespace(available=9000))
+    found = files.load_npy(out, "scores", "f", (2,))
+    assert isinstance(found, np.memmap) and np.array_equal(found, whole.numpy())
+    found[:] = 0
+    assert np.load(out).any()
 
 
 # --- memory that runs out
@@ -454,8 +515,8 @@ def two(world, tmp_path):
         torch.manual_seed(seed)
         save(VSE(width, len(words), 8, 5), words, tmp_path / name)
 
-    def said(*arguments):
-        done = CliRunner().invoke(app, ["evaluate", *map(str, arguments), "--data", str(world), "--device", "cpu"])
+    def said(*arguments, data=world):
+        done = CliRunner().invoke(app, ["evaluate", *map(str, arguments), "--data", str(data), "--device", "cpu"])
         return done.exit_code, done.output
     return said
 
@@ -481,6 +542,56 @@ def test_models_that_cannot_be_averaged(two, tmp_path):
                            ((tmp_path / "one", "--split", "nope"), "no split")):
         status, said = two(*given)
         assert status == 2 and message in said.replace("\n", " ") and not (tmp_path / "x.json").exists()
+
+
+def test_features_that_are_too_large(two, world, tmp_path):
+    "Finite ones, whose squares are not, are refused naming the file and the image; not as scores that are NaN, or all zero."
+    import shutil
+
+    import h5py
+
+    from cmr.data import open_split
+    shutil.copytree(world, tmp_path / "data")
+    split = open_split(tmp_path / "data", "test")
+    file, names = split.source, split.ids
+    for large in (1e38, 1e20, -1e20):
+        shutil.rmtree(tmp_path / "data")
+        shutil.copytree(world, tmp_path / "data")
+        if file.suffix == ".h5":
+            with h5py.File(tmp_path / "data" / file.name, "r+") as data: data["features"][3] = large
+        status, said = two(tmp_path / "one", data=tmp_path / "data")
+        assert status == 2 and file.name in said and f"image {names[3]} (row 3) are too large" in said.replace("\n", " ") and len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("damage", ["no config", "a link to itself", "no weights"])
+def test_a_damaged_best_is_not_passed_over(two, tmp_path, damage):
+    import shutil
+    run = tmp_path / "run"
+    for name in ("best", "last"): shutil.copytree(tmp_path / "one", run / name)
+    config = run / "best" / "config.json"
+    (run / "best" / "model.safetensors" if damage == "no weights" else config).unlink()
+    if damage == "a link to itself": config.symlink_to(config)
+    status, said = two(run)
+    assert status == 2 and "best" in said and ("config.json" in said or "model.safetensors" in said) and len(said.strip().splitlines()) == 1
+    shutil.rmtree(run / "best")
+    assert two(run)[0] == 0                                                       # only where there is no best/ at all
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
+def test_scenes_that_cannot_be_read_are_named(two, world, tmp_path, kind):
+    import shutil
+    shutil.copytree(world, tmp_path / "data")
+    path = tmp_path / "data" / "test_scenes.json"
+    path.unlink(missing_ok=True)
+    {"folder": path.mkdir, "link": lambda: path.symlink_to("nowhere"), "pipe": lambda: os.mkfifo(path)}[kind]()
+    status, said = two(tmp_path / "one", data=tmp_path / "data")
+    assert status == 2 and "test_scenes.json" in said.replace("\n", "")
+
+
+def test_two_ensembles_of_one_name(two, tmp_path):
+    from cmr.files import alone_with
+    with alone_with(tmp_path / "mean.npy", "wait"): status, said = two(tmp_path / "one", tmp_path / "two", "--scores", tmp_path / "mean.npy")
+    assert status == 2 and "mean.npy is being written by another process" in said and not (tmp_path / "mean.npy").exists()
 
 
 def test_scores_of_unlike_spread_are_averaged_with_a_note(two, tmp_path):

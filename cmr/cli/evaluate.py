@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -130,18 +131,6 @@ def show_reports(
     Console(markup=False, emoji=False, highlight=False, width=wide).print(table)
 
 
-def write_mean(
-    path: Path,
-    mean: Tensor,  # (I, C) float32
-) -> None:
-    "Write the mean of scores as an .npy array, whole or not at all. OSError where there is no room."
-    import numpy as np
-
-    from cmr.files import atomic_write, check_room
-    check_room(path, mean.numel() * 4)
-    with atomic_write(path) as partial, open(partial, "wb") as file: np.save(file, mean.numpy(), allow_pickle=False)
-
-
 @app.command("evaluate")
 def evaluate_command(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Folder of a run (its best epoch is taken) or of a model; "
@@ -182,6 +171,7 @@ def evaluate_command(
     with plain_errors():
         import_own(imports)
         from cmr.data import open_split
+        from cmr.files import alone_with, write_npy
         from cmr.training import evaluate
         bound = as_bytes(max_memory)
         one = load_model(models[0], device) if len(models) == 1 else None
@@ -193,9 +183,10 @@ def evaluate_command(
             result, matrix = evaluate(one[0], where, one[1], folds, bound, out=scores, engine=engine)
             typer.echo(f"{one[2]} {title}\n{result}")
         else:
-            reports, matrix = evaluate_together(models, where, folds, bound, device, engine)
+            with alone_with(scores, "give another name") if scores else nullcontext():
+                reports, matrix = evaluate_together(models, where, folds, bound, device, engine)
+                if scores: write_npy(scores, matrix.numpy())
             typer.echo(f"{len(models)} models {title}")
             show_reports(reports)
-            if scores: write_mean(scores, matrix)
         show_world(matrix, data, split)
         if scores: typer.echo(f"The scores are in {scores}, {matrix.shape[0]:,} images by {matrix.shape[1]:,} captions in float32")

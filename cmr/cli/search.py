@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -24,8 +25,11 @@ def open_pictures(data: Path, split: str, count: int):
     "The drawn scenes of a split with `count` images; ValueError where there are none, or others."
     from cmr.files import open_npy
     path = data / f"{split}_pictures.npy"
-    if not path.is_file(): raise ValueError(f"no {path}: --figure needs pictures, which only the built-in scenes have")
-    pictures = open_npy(path, "pictures", "u", (4,), "(images, height, width, 3)")
+    if not os.path.lexists(path): raise ValueError(f"no {path}: --figure needs pictures, which only the built-in scenes have")
+    pictures = open_npy(path, "pictures", "u", (4,), "bytes (images, height, width, 3)", "draw the scenes again with `cmr data scenes`")
+    if pictures.shape[3] != 3 or pictures.dtype.itemsize != 1:
+        raise ValueError(f"{path} holds {pictures.dtype} of shape {pictures.shape}, expected uint8 of shape (images, height, width, 3): "
+                         "draw the scenes again with `cmr data scenes`")
     if len(pictures) != count: raise ValueError(f"{path} has {len(pictures)} pictures for {count} images: it belongs to another split")
     return pictures
 

@@ -28,13 +28,14 @@ from ..camp import CAMP
 from ..data import ImageCaptions, Vocabulary, pad
 from ..encoders import Fragments
 from .sparse import as_written, plan, scores_of
-from ..files import FromFile, digest, open_npy, printable, read_json, reserve, tensor_bytes, write_text
+from ..files import FromFile, alone_with, change_npy, digest, load_npy, new_npy, open_npy, printable, read_json, tensor_bytes, write_text
 from ..matcher import VSE, Matcher
 
 # %% auto #0
-__all__ = ['MOST_PAIRS', 'RETIRED', 'evaluating', 'batch_starts', 'encode_all', 'floats_per_pair', 'vse_floats',
-           'attention_floats', 'camp_floats', 'floats_per_tile', 'camp_tile_floats', 'Room', 'tile_bytes', 'tile_shape',
-           'default_bytes', 'Tiles', 'Side', 'Notes', 'ScoreFile', 'check_notes', 'check_tiles', 'score_all']
+__all__ = ['LARGEST', 'MOST_PAIRS', 'RETIRED', 'evaluating', 'batch_starts', 'encode_rows', 'encode_all', 'floats_per_pair',
+           'vse_floats', 'attention_floats', 'camp_floats', 'floats_per_tile', 'camp_tile_floats', 'Room', 'tile_bytes',
+           'tile_shape', 'default_bytes', 'Tiles', 'Side', 'Notes', 'ScoreFile', 'check_notes', 'check_tiles',
+           'score_all']
 
 # %% ../../nbs/fast/scoring.ipynb #618fbabd
 @contextmanager
@@ -57,6 +58,26 @@ def batch_starts(
     "Where each batch begins, with a bar if it takes more than two seconds."
     return tqdm(range(0, count, size), desc=what, unit="batch", delay=2, disable=not progress)
 
+# %% ../../nbs/fast/scoring.ipynb #d2f00a02
+LARGEST = 1e15  # a feature: the squares of larger ones, summed, come near to what float32 holds
+
+def encode_rows(
+    model: Matcher,       # on any device
+    split: ImageCaptions,
+    start: int,           # first image
+    stop: int,            # last image, and one
+) -> Fragments:           # (stop - start, m, d) on the CPU
+    "Some images of a split, encoded. ValueError naming the split and the image whose features are too large for that."
+    features, mask = split.block(start, stop)
+    with evaluating(model): found = model.encode_images(features.to(model.device), mask.to(model.device)).to("cpu")
+    largest = features.flatten(1).abs().amax(1)
+    bad = (largest > LARGEST) | ~found.values.flatten(1).isfinite().all(1)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise ValueError(f"{split.source}: features of image {printable(split.ids[start + row], 60)} (row {start + row}) are too large to "
+                         f"be encoded, up to {float(largest[row]):.3g}: bring all of them to about 1, as they were in training")
+    return found
+
 # %% ../../nbs/fast/scoring.ipynb #b8c4d067
 def encode_all(
     model: Matcher,         # on any device
@@ -70,8 +91,7 @@ def encode_all(
     tokens, at = split.encode(vocabulary)
     with evaluating(model):
         for i in batch_starts(split.n_images, batch_size, "encoding images", progress):
-            features, mask = split.block(i, min(i + batch_size, split.n_images))
-            images.append(model.encode_images(features.to(model.device), mask.to(model.device)).to("cpu"))
+            images.append(encode_rows(model, split, i, min(i + batch_size, split.n_images)))
         for i in batch_starts(len(split), batch_size, "encoding captions", progress):
             rows, real = pad([tokens[at[k]:at[k + 1]] for k in range(i, min(i + batch_size, len(split)))])
             captions.append(model.encode_captions(rows.to(model.device), real.sum(1)).to("cpu"))
@@ -264,14 +284,11 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 # %% ../../nbs/fast/scoring.ipynb #a9ae9ab6
 def _new_array(path: Path, shape: tuple[int, int]) -> np.ndarray:
     "A file of float32 zeros, its room on the disk taken at once: better no space now than after hours. OSError names it."
-    try:
-        array = np.lib.format.open_memmap(path, "w+", np.float32, shape)
-        reserve(path, path.stat().st_size)
+    try: return new_npy(path, shape, np.float32)
     except OSError as problem:
         path.unlink(missing_ok=True)
         what = f"{shape[0]:,} x {shape[1]:,} scores ({4e-6 * shape[0] * shape[1]:,.1f} MB)"
         raise OSError(problem.errno, f"no file for {what} at {path}: {problem.strerror}") from problem
-    return array
 
 class Side(FromFile):
     "The fragments of one side, in the notes of a score file."
@@ -295,7 +312,7 @@ class ScoreFile:
         self.path, self.part, self.notes = (Path(f"{path}{end}") for end in ("", ".cmr.part", ".cmr.json"))
         self.at = self.cost = 0.0                            # when it was last written, and how long that took
         self.evaluation, self.tiles, self.so_far = evaluation, tiles, (0, hashlib.sha256())
-        there = next((path for path in (self.path, self.part) if os.path.lexists(path)), None)
+        there = next((path for path in (self.path, self.part) if path.exists()), None)
         old = check_notes(there, self.path, self.notes, evaluation)
         if old and there and (there == self.path or old.done): self.reopen(there, old)
         else: self.begin()
@@ -348,7 +365,7 @@ def check_tiles(
     notes: Notes,
     tiles: Tiles,
     whole: bool,  # whether all tiles must be there
-) -> tuple[np.memmap, tuple[int, Any]]: # the scores, and for `ScoreFile.so_far`
+) -> tuple[np.ndarray, tuple[int, Any]]: # the scores, and for `ScoreFile.so_far`
     "The scores of a file, held against its notes. ValueError where the two do not belong together."
     remedy = "delete it, or give another name"
     def need(fine, said): # what is wrong with it
@@ -360,7 +377,7 @@ def check_tiles(
     need(all(0 < size <= most for size, most in zip(tiles.tile, tiles.shape)), f"a tile is noted as {tiles.tile[0]} x {tiles.tile[1]}")
     need(0 <= notes.done <= len(tiles), f"{notes.done} of {len(tiles)} tiles are noted as done")
     need(notes.done == len(tiles) or not whole, f"only {notes.done} of {len(tiles)} tiles are noted as done")
-    scores, seen = np.load(there, "c" if whole else "r+"), hashlib.sha256()
+    scores, seen = (load_npy if whole else change_npy)(there, "scores", "f", (2,)), hashlib.sha256()
     for n in tqdm(range(notes.done), desc="checking scores", unit="tile", delay=2):
         seen.update(tensor_bytes(torch.from_numpy(scores)[tiles[n]]))
     need(seen.hexdigest() == notes.digest, "its scores are not those that were noted")
@@ -370,12 +387,13 @@ def check_tiles(
 def _score_into(out: str | Path, model: Matcher, images: Fragments, captions: Fragments, tile: tuple[int, int], room: Room,
                 progress: bool) -> Tensor:
     "`score_all` with a file: begin it, go on with it, or take it as it is."
-    file = ScoreFile(out, _evaluation(model, images, captions), _tiles(images, captions, tile))
-    if not file.path.exists():
+    with alone_with(out, "give another name"):
+        file = ScoreFile(out, _evaluation(model, images, captions), _tiles(images, captions, tile))
+        if file.path.exists(): return torch.from_numpy(file.scores)
         try: _fill(torch.from_numpy(file.scores), model, images, captions, file.tiles, room, progress, file.so_far[0], file.add)
         finally: file.write()                                                  # also where an error or Ctrl-C ends it
         os.replace(file.part, file.path)
-    return torch.from_numpy(np.load(file.path, "c", allow_pickle=False))       # "c": what is written to it stays in memory
+        return torch.from_numpy(load_npy(file.path, "scores", "f", (2,)))      # what is written to these does not reach the file
 
 # %% ../../nbs/fast/scoring.ipynb #09e83452
 def score_all(
@@ -386,8 +404,8 @@ def score_all(
     progress: bool = True,          # show a bar where it takes more than two seconds
     out: str | Path | None = None,  # write the scores to this .npy as they come; an earlier call that was cut off is gone on with
     engine: bool = True,            # score by a plan, where there is one; False: in the model's plain form
-) -> Tensor:                        # (I, C) on the CPU; with `out`, mapped from the file
-    "Every image with every caption, tile by tile. ValueError where a pair exceeds the bound or `out` is another's; MemoryError."
+) -> Tensor:                        # (I, C) on the CPU; with `out`, and where memory is short, mapped from the file
+    "Every image with every caption, tile by tile. ValueError where a pair exceeds the bound, or `out` is another's or in use; MemoryError."
     room = Room(default_bytes(model, engine) if max_bytes is None else max_bytes, engine)
     tile, shape = tile_shape(model, images, captions, room.bytes, engine), (len(images), len(captions))
     if out is not None and 0 not in shape: return _score_into(out, model, images, captions, tile, room, progress)
