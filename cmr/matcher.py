@@ -27,6 +27,7 @@ class Portable(PyTorchModelHubMixin):
     "How a model comes and goes. The work is done elsewhere: these are the only imports that run up."
     vocabulary_class: type[Vocabulary] = Vocabulary # builds and loads its words: a model may have its own
     vocabulary: Vocabulary | None = None            # the words it was trained with, once it was
+    extractor: object = None                        # who made the features that it learned from
     config = property(lambda self: dict(self._hub_mixin_config or {}), doc="The arguments it was made with.")
     @classmethod
     def from_pretrained(cls, where, **options):
@@ -40,8 +41,7 @@ class Portable(PyTorchModelHubMixin):
         from cmr.shelf.released import from_released
         return from_released(cls, *weights, **options)
     def _save_pretrained(self, save_directory):
-        from cmr.saving import write_model
-        write_model(self, save_directory)
+        importlib.import_module("cmr.saving").write_model(self, save_directory)
 
 # %% ../nbs/05_matcher.ipynb #dc9817ed
 class Matcher(nn.Module, Portable):

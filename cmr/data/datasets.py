@@ -520,12 +520,14 @@ def _open_scan(folder: Path, split: str) -> ImageCaptions:
 LOOKED = "padding looked for" # an attribute of features that `write_split` wrote: there is a mask, or no padding
 
 def _h5_ids(file: h5py.File) -> list[str] | None:
-    if "ids" not in file: return None
-    if h5py.check_string_dtype(getattr(file["ids"], "dtype", None) or np.dtype("i8")): return h5_text(file, "ids")
+    link = file.get("ids", getlink=True)  # a link that leads nowhere is there, too, and is refused below
+    if link is None: return None
+    if not isinstance(link, h5py.HardLink) or h5py.check_string_dtype(getattr(file["ids"], "dtype", None) or np.dtype("i8")):
+        return h5_text(file, "ids")
     return [str(i) for i in h5_array(file, "ids", "iu", (1,), "a name for each image")]
 
 def _h5_mask(file: h5py.File) -> ndarray | None:
-    if "mask" not in file: return None
+    if file.get("mask", getlink=True) is None: return None
     mask = h5_array(file, "mask", "biu", (2,), "(images, regions), true where a region is real")
     if not np.isin(mask, (0, 1)).all(): raise ValueError(f"{printable(file.filename)}, member mask holds other numbers than 0 and 1")
     return mask
@@ -682,7 +684,7 @@ def write_split(
 # %% ../../nbs/data/datasets.ipynb #h0ds0003
 def check_extractor(
     split: ImageCaptions,
-    known: ExtractorInfo | None,  # who made the features that a model learned from; None: unknown
+    known: object,  # an ExtractorInfo: who made the features that a model learned from; None: unknown
 ) -> None:
     "ValueError naming both where a split's features are of another extractor than a model learned from."
     if split.extractor is None or known is None or split.extractor == known: return

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data import ImageCaptions, Vocabulary, batches, check_vocabulary, open_split, splits
-from ..data.datasets import feature_digest
+from ..data.datasets import check_extractor, feature_digest
 from cmr.files import (
     HOST,
     FromFile,
@@ -87,6 +87,7 @@ def check_splits(train: ImageCaptions, *others: ImageCaptions) -> None:
         if train.region_dim != other.region_dim:
             raise ValueError(f"{train.source} has regions of {train.region_dim} numbers, {other.source} of {other.region_dim}: "
                              "take both from one data set")
+        check_extractor(other, train.extractor)
 
 def look_through(
     split: ImageCaptions,
@@ -103,7 +104,8 @@ def data_fingerprint(train: ImageCaptions, dev: ImageCaptions, vocabulary: Vocab
              for key, value in (("images", split.n_images), ("captions", len(split)))}
     text = digest("\n".join([*train.captions, *dev.captions]))[:16]
     features = {f"{name}_features": feature_digest(split)[:16] for name, split in (("train", train), ("dev", dev))}
-    return {**sizes, "region_dim": train.region_dim, "text": text, **features, "words": vocabulary_digest(vocabulary)}
+    maker = {} if train.extractor is None else {"extractor": str(train.extractor)}
+    return {**sizes, **maker, "region_dim": train.region_dim, "text": text, **features, "words": vocabulary_digest(vocabulary)}
 
 def reading_ahead(
     device: str,  # "cpu" or "cuda"
@@ -150,7 +152,7 @@ class Run:
         self.vocabulary = make_vocabulary(recipe, self.train, earlier.get("words"), progress)
         for split in (self.train, self.dev, *others): look_through(split, self.vocabulary)
         self.model = build(recipe, self.train.region_dim, len(self.vocabulary))
-        self.model.vocabulary, self.loss = self.vocabulary, loss_for(self.model, recipe)
+        self.model.vocabulary, self.model.extractor, self.loss = self.vocabulary, self.train.extractor, loss_for(self.model, recipe)
         self.standstill = self.loss.standstill(recipe.batch_size) # the loss of a pair where all scores are equal
         self.warmup_steps = self.model.warmup_steps if recipe.warmup_steps is None else recipe.warmup_steps
         self.precision = choose_precision(precision, earlier.get("precision"))

@@ -33,6 +33,7 @@ __all__ = ['STOPS', 'MEASURES', 'COLUMNS', 'evaluate', 'chance', 'chance_spread'
 # %% ../../nbs/training/loop.ipynb #6c554d16
 from ..camp import CAMP, mean_gates
 from ..data import Batch, ImageCaptions, Vocabulary, check_vocabulary, pad
+from ..data.datasets import check_extractor
 from ..encoders import Fragments
 from ..fast import encode_all, score_all, training_scores
 from ..fast.scoring import evaluating
@@ -72,6 +73,7 @@ def evaluate(
     if split.region_dim != model.region_dim:
         raise ValueError(f"{split.source} has regions of {split.region_dim} numbers, the model was trained on {model.region_dim}: "
                          "evaluate it on data with the features it was trained on")
+    check_extractor(split, model.extractor)
     images, captions = encode_all(model, split, vocabulary, progress=progress)
     scores = score_all(model, images, captions, max_bytes, progress, out, engine)
     return report(scores, split.image_of_caption, folds), scores
