@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import h5py
 import numpy as np
 import pytest
 from tiny import digests, write_world
@@ -160,6 +161,16 @@ def test_truncated_h5(kept, tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[:int(kept * len(content))])
     assert "train.h5" in train_refused(tmp_path / "data", tmp_path)
+
+
+@pytest.mark.parametrize("member", ["ids", "mask"])
+@pytest.mark.parametrize("link", [h5py.SoftLink("/ids"), h5py.SoftLink("/nowhere"), h5py.ExternalLink("elsewhere.h5", "/")])
+def test_a_member_that_is_a_link_is_refused_wherever_it_leads(member, link, tmp_path):
+    folder = write_world(tmp_path / "data")
+    with h5py.File(folder / "train.h5", "r+") as file:
+        file.pop(member, None)
+        file[member] = link
+    assert f"train.h5, member {member} points elsewhere" in train_refused(folder, tmp_path)
 
 
 @pytest.mark.parametrize("name, kept", [("model.safetensors", 100), ("model.safetensors", -40), ("config.json", 20), ("vocab.json", 50)])
