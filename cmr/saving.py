@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from cmr import MODEL_HOMES
+from cmr.data.extractors import ExtractorInfo
 from cmr.data.vocabulary import Vocabulary
 from cmr.files import (
     FromFile,
@@ -139,7 +140,8 @@ def write_model(
     The weights hold digests of the other two, so that files of two models are never taken for one. While a model trains
     only its weights change, and they are one file: killed at any moment, the folder holds the old model or the new one."""
     folder, vocabulary = Path(folder), vocabulary or model.vocabulary
-    config = {"matcher": type(model).__name__, **model.config}
+    learned_from = {"extractor": model.extractor.model_dump()} if isinstance(model.extractor, ExtractorInfo) else {}
+    config = {"matcher": type(model).__name__, **learned_from, **model.config}
     about = {"config": config_digest(config), **({"vocabulary": vocabulary_digest(vocabulary)} if vocabulary else {})}
     with ExitStack() as files:
         described = files.enter_context(atomic_write(folder / FILES[0]))  # its name appears last: where it is, the others are
@@ -214,6 +216,7 @@ class Config(FromFile):
     "config.json of a saved model: its name, and beside it the arguments that its class was made with."
     model_config = ConfigDict(extra="allow")
     matcher: str
+    extractor: ExtractorInfo | None = None  # who made the features that it learned from
 
 
 class Arguments(FromFile):
@@ -238,7 +241,7 @@ def read_config(folder: Path) -> dict:
     if missing: raise FileNotFoundError(f"no saved model in {printable(folder)}: {' and '.join(missing)} not there. Expected config.json, "
                                         "model.safetensors and vocab.json, as `cmr train` and cmr.save write them")
     found = read_json(folder / FILES[0], Config, 'the config.json of a saved model, with "matcher": "VSE" or another name', AGAIN)
-    return {key: value for key, value in found.model_dump().items() if key not in RETIRED}
+    return {key: value for key, value in found.model_dump(exclude_unset=True).items() if key not in RETIRED}
 
 
 def read_arguments(
@@ -368,7 +371,7 @@ def from_pretrained(
     if about.get("config") not in (None, config_digest(config)):
         raise ValueError(f"{printable(folder / FILES[0])} is not the one that model.safetensors was saved with (changed by hand, of "
                          f"another model, or saving was cut off): {AGAIN}, or save the model again")
-    name = config.pop("matcher")
+    name, extractor = config.pop("matcher"), config.pop("extractor", None)
     if cls is not Matcher and name.lower() != cls.__name__.lower():
         raise ValueError(f"{printable(where, 300)} holds a {printable(name, 60)}, not a {cls.__name__}: "
                          "use the from_pretrained of that class, or cmr.load")
@@ -376,6 +379,7 @@ def from_pretrained(
     except ValueError as problem: raise ValueError(f"{printable(folder / FILES[0])}: {problem}") from problem
     model = make_checked(kind, read_arguments(kind, config, folder / FILES[0]), tensors, folder)
     model = fill(model, tensors, folder / FILES[1]).to(map_location).eval()
+    model.extractor = None if extractor is None else ExtractorInfo(**extractor)
     if (folder / FILES[2]).is_file(): model.vocabulary = read_vocabulary(folder, model, about.get("vocabulary"))
     return model
 

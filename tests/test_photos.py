@@ -422,6 +422,49 @@ def test_two_of_one_name_are_refused():
     finally: extractors.MAKERS.pop("twice")
 
 
+# --- who made the features goes along ----------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    "Two data folders with features of equal shape by two extractors, and a model that was trained on the first."
+    from cmr.data import import_captions
+    from cmr.training import Recipe, train
+    room = tmp_path_factory.mktemp("learned")
+    (room / "photos").mkdir()
+    for k in range(16): Image.new("RGB", (9, 9), (15 * k, 255 - 15 * k, 9)).save(room / "photos" / f"{k:02}.png")
+    (room / "captions.csv").write_text("image,caption\n" + "".join(f"{k:02}.png,a colour of the {name} kind\n" for k in range(16) for name in ("first", "second")))
+    for name in ("one", "two"):
+        extract(room / "photos", room / f"{name}.h5", means(name), progress=False)
+        import_captions(room / "captions.csv", room / name, room / f"{name}.h5")
+    train(Recipe("tiny", "vse", {"embed_dim": 8, "word_dim": 8}, epochs=1, batch_size=8, min_count=1), room / "one", room / "run", progress=False)
+    return room
+
+
+def test_a_model_keeps_who_made_its_features(learned):
+    from cmr.data import open_split
+    from cmr.saving import load, save
+    split = open_split(learned / "one", "test")
+    assert split.extractor == means("one").info and split.boxes.shape == (split.n_images, 9, 4)
+    model, vocabulary = load(learned / "run" / "best")
+    assert model.extractor == means("one").info
+    save(model, vocabulary, learned / "copy")
+    assert load(learned / "copy")[0].extractor == model.extractor
+    model.extractor = None
+    save(model, vocabulary, learned / "unknown")
+    assert load(learned / "unknown")[0].extractor is None
+
+
+def test_a_model_refuses_features_of_another(learned):
+    "Evaluating, searching and going on, on the command line: one line that names both."
+    for words in (["evaluate", learned / "run", "--data", learned / "two"], ["search", learned / "run", "a colour", "--data", learned / "two", "--top", "1"],
+                  ["train", "--resume", "--out", learned / "run", "--data", learned / "two", "--epochs", "2"]):
+        found = CliRunner().invoke(app, [*map(str, words)])
+        said = [line for line in found.output.splitlines() if line.startswith("Error: ")]
+        assert found.exit_code == 2 and len(said) == 1, found.output
+        assert "one (9 x 3" in said[0] and "two (9 x 3" in said[0], said
+    assert CliRunner().invoke(app, ["evaluate", str(learned / "run"), "--data", str(learned / "one")]).exit_code == 0
+
+
 @pytest.mark.skipif(not HOME, reason="CMR_FLICKR8K is not set: it names the folder with Flickr8K")
 def test_lite2_gives_the_features_of_flickr8k(tmp_path, lite2):
     "The folder's features are lite2's, projected, in int8: equal within half a step wherever the step's range was enough."

@@ -77,6 +77,7 @@ def search_command(
     with plain_errors():
         import_own(imports)
         from cmr.data import open_split
+        from cmr.data.datasets import check_extractor
         from cmr.files import printable
         from cmr.search import ask, ask_with_image, image_row, learn_maps, open_gallery
         if [query, image, row].count(None) != 2:
@@ -85,6 +86,7 @@ def search_command(
         trained, vocabulary, _ = load_model(model, device)
         data = pick_data(data)
         where = open_split(data, split)
+        check_extractor(where, trained.extractor)
         pictures = open_pictures(data, split, where.n_images) if figure else None
         number = image_row(where, row if image is None else image) if query is None else None  # type: ignore[arg-type]
         asked = ask(trained, vocabulary, query) if query is not None else ask_with_image(trained, where, number)  # type: ignore[arg-type]
