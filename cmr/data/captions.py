@@ -22,6 +22,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from numpy import ndarray
 from pydantic import AliasChoices, Field
+from tqdm.auto import tqdm
 
 from .datasets import read_captions, read_names
 from ..files import LONGEST_LINE, FromFile, Id, check_kind, check_memory, kind_of, need_file, parse_json, printable, read_text
@@ -97,7 +98,8 @@ def clean_name(
 ) -> str:
     "The name of a picture, without blanks around it; raises ValueError where it is empty, or no single line of text."
     name = name.strip()
-    if not name or len(name) > 1000 or printable(name) != " ".join(name.split()) or "\n" in name or "\t" in name:
+    plain = name.isascii() and name.isprintable() or printable(name) == " ".join(name.split())
+    if not name or len(name) > 1000 or not plain or "\n" in name or "\t" in name:
         raise ValueError(f"{source}: {printable(repr(name), 60)} is no name of a picture; give it one, on one line")
     return name
 
@@ -115,8 +117,9 @@ def join_entries(
     captions: list[str] = []
     owner: list[int] = []
     sentids: list[int] = []
-    for entry in entries:
-        where = f"{printable(source)}, {entry.where}"
+    shown = printable(source)
+    for entry in tqdm(entries, desc="reading captions", unit=" entries", delay=2):
+        where = f"{shown}, {entry.where}"
         name, called = clean_name(entry.image, where), known_split(entry.split, where)
         if name in place and not merge: raise ValueError(f"{where}: the picture {printable(repr(name), 60)} stands twice; name each once")
         i = place.setdefault(name, len(place))
@@ -127,8 +130,8 @@ def join_entries(
         captions += [clean_caption(text, where) for text in entry.captions]
         owner += [i] * len(entry.captions)
         sentids += list(entry.sentids) or range(len(sentids), len(captions))
-    if not captions: raise ValueError(f"{printable(source)} is {kind} without any caption")
-    return Captions(kind, list(place), captions, np.array(owner, np.int64), split, other, np.arange(len(place)), sentids, printable(source))
+    if not captions: raise ValueError(f"{shown} is {kind} without any caption")
+    return Captions(kind, list(place), captions, np.array(owner, np.int64), split, other, np.arange(len(place)), sentids, shown)
 
 # %% ../../nbs/data/captions.ipynb #ca000012
 class Sentence(FromFile):
@@ -251,14 +254,14 @@ def read_json_captions(
     lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     first = _members(lines[0][1])
     if first is not None and "images" not in first and (len(lines) > 1 or first & {*CAPTION}): return _json_lines(lines, source)
-    members = parse_json(text, dict[str, Any], source, "captions").keys()
+    members = first if first is not None and len(lines) == 1 else {*parse_json(text, dict[str, Any], source, "captions")}
     if "annotations" in members:
         coco = parse_json(text, CocoFile, source, "COCO's captions")
         return join_entries("COCO's captions file", coco_entries(coco, source), source, merge=False)
     if "images" in members:
         content = parse_json(text, KarpathyFile, source, "Karpathy's json")
         return join_entries("Karpathy's json", karpathy_entries(content), source, merge=False)
-    raise ValueError(f"{source} is json, but no captions: it has the members {printable(', '.join(members), 100) or 'none'}; "
+    raise ValueError(f"{source} is json, but no captions: it has the members {printable(', '.join(sorted(members)), 100) or 'none'}; "
                      f"known are {KNOWN}")
 
 # %% ../../nbs/data/captions.ipynb #ca00001d
