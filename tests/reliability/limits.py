@@ -108,7 +108,7 @@ def consoles(base: Path, quick: bool) -> list[tuple[str, str, str]]:
         line = f"{sys.executable} -m cmr.cli {words} | head -1; echo ${{PIPESTATUS[0]}}"
         done = subprocess.run(["bash", "-c", line], cwd=base, capture_output=True, text=True, check=False, timeout=120)
         clean = not done.stderr.strip() and done.stdout.splitlines()[-1] in ("0", "1", "141")  # click ends --help with 1, quietly
-        found.append(("a pipe that is closed (| head -1)", name, "" if clean else (done.stderr or done.stdout)[-200:]))
+        found.append(("a pipe that is closed (head -1)", name, "" if clean else (done.stderr or done.stdout)[-200:]))
     return found
 
 
