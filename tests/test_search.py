@@ -340,7 +340,9 @@ def test_a_file_of_an_earlier_version_opens(tmp_path):
     opened = open_gallery(model, SPLIT, VOCABULARY, "images", tmp_path / "old")
     gallery.save(tmp_path / "new")
     opened.save(tmp_path / "again")
-    assert content(tmp_path / "old") == content(tmp_path / "new") == content(tmp_path / "again")
+    assert content(tmp_path / "new") == content(tmp_path / "again")
+    (old, *arrays), (new, *others) = content(tmp_path / "old"), content(tmp_path / "new")
+    assert arrays == others and old == new.model_copy(update={"digest": None})         # the digest is new
 
 
 def test_fingerprints_are_those_of_earlier_versions():
@@ -450,6 +452,64 @@ def test_names_of_a_gallery(names, message, tmp_path):
     for key, value in (("side", "both"), ("gallery", "2")):
         write_tensors(path, parts, {**about, key: value})
         with pytest.raises(ValueError, match=f"{key}: "): Gallery.load(path, model)
+
+
+@pytest.mark.parametrize("name", ["values", "vectors", "mask", "map.images", "map.captions"])
+def test_a_flipped_bit_is_refused(name, tmp_path):
+    "Also where all numbers are still finite and all shapes fit: else one row would silently answer as another."
+    model, path = make_model("imram"), tmp_path / "g"
+    images, captions = encode_all(model, SPLIT, VOCABULARY, progress=False)
+    open_gallery(model, SPLIT, VOCABULARY, "images", path, fit_maps(images, captions, score_all(model, images, captions, progress=False), width=3))
+    whole = path.read_bytes()
+    size = int.from_bytes(whole[:8], "little")
+    start = 8 + size + json.loads(whole[8:8 + size])[name]["data_offsets"][0]
+    path.write_bytes(whole[:start] + bytes([whole[start] ^ 1]) + whole[start + 1:])
+    with pytest.raises(ValueError, match="its numbers are not those that were written.*delete it and encode") as refused: Gallery.load(path, model)
+    assert str(path) in str(refused.value) and "\n" not in str(refused.value)
+    path.write_bytes(whole)
+    assert len(Gallery.load(path, model)) == 12
+
+
+def test_no_number_is_left_unchecked(tmp_path, monkeypatch):
+    "A gallery is read in pieces, and all of them are."
+    from cmr.search import gallery
+    model, path = make_model("imram"), tmp_path / "g"
+    real = gallery.pieces
+    monkeypatch.setattr(gallery, "pieces", lambda x: real(x, 7))
+    open_gallery(model, SPLIT, VOCABULARY, "images", path)
+    parts, about = read_tensors(path, "a gallery")
+    parts = {key: x.clone() for key, x in parts.items()}
+    parts["values"][-1, -1, -1] = torch.inf
+    write_tensors(path, parts, about)
+    with pytest.raises(ValueError, match="array values: NaN or infinity"): Gallery.load(path, model)
+    assert gallery.content_digest(parts) == (monkeypatch.undo(), gallery.content_digest(parts))[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_a_gallery_of_another_precision_answers(dtype, tmp_path):
+    model = make_model("imram").float()
+    images, captions = encode_all(model, SPLIT, VOCABULARY, progress=False)
+    Gallery(model, images.to(dtype)).save(tmp_path / "g")
+    scores, rows = Gallery.load(tmp_path / "g", model).search(captions, 5, 3)
+    assert scores.dtype == torch.float32 and rows.shape == (len(captions), 3) and torch.allclose(scores, Gallery(model, images).search(captions, 5, 3)[0], atol=.2)
+
+
+@pytest.mark.parametrize(("array", "said"), [
+    (np.zeros((5, 8, 8, 2), np.uint8), r"\(5, 8, 8, 2\)"), (np.zeros((5, 8, 0, 3), np.uint8), "is empty"), (np.zeros((5, 8, 8), np.uint8), "3 axes"),
+    (np.zeros((5, 8, 8, 3)), "floating point"), (np.zeros((5, 8, 8, 3), np.uint16), "uint16"), (np.zeros((4, 8, 8, 3), np.uint8), "4 pictures for 5 images"),
+    (np.array([{"a": 1}]), "Python objects"), (np.array(["a"]), "text"), (None, "is a folder"), (b"", "is empty"), (b"\x89PNG\r\n", "a picture"), (b"half", "cut short"),
+    (b"many", "cut short")])
+def test_pictures_are_pictures(array, said, tmp_path):
+    from cmr.cli.search import open_pictures
+    path = tmp_path / "test_pictures.npy"
+    if array is None: path.mkdir()
+    elif isinstance(array, np.ndarray): np.save(path, array, allow_pickle=True)
+    elif array in (b"half", b"many"):
+        np.save(path, np.zeros((5, 8, 8, 3), np.uint8))
+        path.write_bytes(path.read_bytes()[:-1] if array == b"half" else path.read_bytes().replace(b"(5, 8, 8, 3), }         ", b"(1000000000, 8, 8, 3), }"))
+    else: path.write_bytes(array)
+    with pytest.raises(ValueError, match=said) as refused: open_pictures(tmp_path, "test", 5)
+    assert "test_pictures.npy" in str(refused.value) and "allow_pickle=True" not in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_leftovers_of_killed_writings_are_removed(tmp_path):

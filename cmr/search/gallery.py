@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,22 +16,35 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from ..data import ImageCaptions, Vocabulary, feature_digest, pad, unknown_share
 from ..encoders import Fragments
-from ..fast.scoring import encode_all, evaluating, score_all
-from ..files import HOST, FromFile, check_room, digest, parse_json, printable, read_tensors, remove_partial_files, reserve, write_tensors
+from ..fast.scoring import encode_all, encode_rows, evaluating, score_all
+from cmr.files import (
+    HOST,
+    FromFile,
+    check_room,
+    digest,
+    new_numbers,
+    parse_json,
+    printable,
+    read_tensors,
+    remove_partial_files,
+    tensor_bytes,
+    write_tensors,
+)
 from ..matcher import Matcher
 from ..recall import check_scores
 from ..similarity import l2_normalize
 
 # %% auto #0
-__all__ = ['OTHER', 'ENCODE_AGAIN', 'MOST_CHECKED', 'summary_vectors', 'faiss_index', 'Shortlist', 'check_side', 'row_names',
-           'best', 'best_of_all', 'best_of_some', 'check_search', 'Gallery', 'Kept', 'share', 'recalls', 'recall_kept',
-           'pooled', 'whitened', 'fit_maps', 'some_pairs', 'learn_maps', 'fingerprint', 'put_on_disk', 'save_gallery',
-           'write_gallery', 'About', 'read_file', 'check_members', 'read_gallery', 'image_blocks', 'caption_blocks',
-           'data_digest', 'open_gallery', 'ask', 'near_ids', 'image_row', 'ask_with_image', 'draw_captions',
-           'draw_pictures', 'show_hits']
+__all__ = ['OTHER', 'ENCODE_AGAIN', 'summary_vectors', 'faiss_index', 'Shortlist', 'check_side', 'row_names', 'best',
+           'best_of_all', 'best_of_some', 'check_search', 'Gallery', 'Kept', 'share', 'recalls', 'recall_kept',
+           'pooled', 'whitened', 'fit_maps', 'some_pairs', 'learn_maps', 'fingerprint', 'put_on_disk', 'pieces',
+           'content_digest', 'save_gallery', 'write_gallery', 'About', 'read_file', 'check_members', 'read_gallery',
+           'image_blocks', 'caption_blocks', 'data_digest', 'open_gallery', 'ask', 'near_ids', 'image_row',
+           'ask_with_image', 'draw_captions', 'draw_pictures', 'show_hits']
 
 # %% ../../nbs/search/gallery.ipynb #7eb51b94
 def summary_vectors(
@@ -146,8 +160,8 @@ class Gallery:
 
     def scores(self, query: Fragments, rows: Tensor | slice = slice(None)) -> Tensor:
         "The model's own scores (Q, N) of queries (Q, k, d) with some rows, by default all. ValueError where one is NaN or infinite."
-        images, captions = (self.fragments[rows], query) if self.side == "images" else (query, self.fragments[rows])
-        check_scores(found := score_all(self.model, images, captions, progress=False))
+        sides = self.fragments[rows].to(query.values.dtype), query
+        check_scores(found := score_all(self.model, *sides[::1 if self.side == "images" else -1], progress=False))
         return found.T if self.side == "images" else found
 
     def search(self, query: Fragments, shortlist: int | None = 100, top: int = 10) -> tuple[Tensor, Tensor]:
@@ -278,22 +292,36 @@ def put_on_disk(blocks: Iterable[Fragments], count: int, path: str) -> Fragments
         if not rows:
             size = count * block.values[0].numel()
             check_room(path, 2 * size * block.values.element_size())  # here, and in the gallery's own file
-            Path(path).touch()
-            reserve(path, size * block.values.element_size())         # a mapped file that finds the disk full ends the process
-            values = torch.from_file(path, True, size, dtype=block.values.dtype)
+            values = new_numbers(path, size, block.values.dtype)
         masks.append(block.mask)
         if (rows := rows + len(block)) > count: break
         values.view(count, *block.values.shape[1:])[rows - len(block):rows] = block.values
     if rows != count: raise ValueError(f"{rows} rows for {count} names: give one name for each row")
     return Fragments(values.view(count, masks[0].shape[1], -1), torch.cat(masks))
 
+# %% ../../nbs/search/gallery.ipynb #d2f00a21
+def pieces(x: Tensor, size: int = 2**22) -> Iterator[Tensor]:
+    "The rows of a tensor, some at a time, about `size` numbers."
+    yield from x.split(max(1, size * len(x) // max(1, x.numel())))
+
+def content_digest(parts: dict[str, Tensor]) -> str:
+    "A digest of a gallery's arrays, 64 characters; with a bar where it takes more than two seconds."
+    found, size = hashlib.sha256(), sum(x.numel() * x.element_size() for x in parts.values())
+    with tqdm(total=size, desc="checking the gallery", unit="B", unit_scale=True, delay=2) as bar:
+        for name, x in sorted(parts.items()):
+            found.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
+            for rows in pieces(x):
+                found.update(tensor_bytes(rows))
+                bar.update(rows.numel() * rows.element_size())
+    return found.hexdigest()
+
 # %% ../../nbs/search/gallery.ipynb #8fab4cbc
 def save_gallery(path: str | Path, gallery: Gallery) -> None:
     "A gallery in one file, written whole or not at all."
-    about = {"gallery": "1", "side": gallery.side, "model": fingerprint(gallery.model), "matcher": type(gallery.model).__name__,
-             "data": gallery.data, "names": json.dumps(gallery.names)}
     parts = {"values": gallery.fragments.values, "vectors": gallery.vectors, "mask": gallery.fragments.mask}
     parts |= {f"map.{name}": x for name, x in (gallery.maps or {}).items()}
+    about = {"gallery": "1", "side": gallery.side, "model": fingerprint(gallery.model), "matcher": type(gallery.model).__name__,
+             "data": gallery.data, "names": json.dumps(gallery.names), "digest": content_digest(parts)}
     write_tensors(path, parts, about)
 
 def write_gallery(
@@ -323,6 +351,7 @@ class About(FromFile):
     model: str
     data: str
     names: str
+    digest: str | None = None  # None: of an earlier version, and damaged numbers can't be told
 
 def read_file(path: str | Path) -> tuple[About, list[str], dict[str, Tensor]]:
     "What a gallery's file says about itself, its names, and its arrays, mapped. FileNotFoundError or ValueError where it isn't one."
@@ -334,6 +363,8 @@ def read_file(path: str | Path) -> tuple[About, list[str], dict[str, Tensor]]:
     said = parse_json(json.dumps(about), About, path, "a gallery", ENCODE_AGAIN)
     names = parse_json(said.names, list[str], f"{printable(path)}, names", "a list of names", ENCODE_AGAIN)
     check_members(path, len(names), parts)
+    if said.digest not in (None, content_digest(parts)):
+        raise ValueError(f"{printable(path)}: its numbers are not those that were written, the file was damaged or changed; {ENCODE_AGAIN}")
     return said, names, parts
 
 # %% ../../nbs/search/gallery.ipynb #d2f00a11
@@ -353,10 +384,7 @@ def check_members(path: str | Path, rows: int, parts: dict[str, Tensor]) -> None
         if name == "values": sizes["p"] = 3 * sizes["d"] + 1
         if name == "mask" and not x.any(1).all():
             raise ValueError(f"{source}: row {int((~x.any(1)).nonzero()[0])} has no fragment; {ENCODE_AGAIN}")
-        if x.is_floating_point() and x.numel() < MOST_CHECKED and not x.isfinite().all():
-            raise ValueError(f"{source}: NaN or infinity; {ENCODE_AGAIN}")
-
-MOST_CHECKED = 2**26 # numbers: more than these are left on the disk when a gallery is opened, and a search refuses scores that are none
+        if not all(rows.isfinite().all() for rows in pieces(x)): raise ValueError(f"{source}: NaN or infinity; {ENCODE_AGAIN}")
 
 # %% ../../nbs/search/gallery.ipynb #6e897174
 def read_gallery(path: str | Path, model: Matcher, side: str | None = None, data: str | None = None) -> dict:
@@ -367,9 +395,6 @@ def read_gallery(path: str | Path, model: Matcher, side: str | None = None, data
         if value not in (None, found := getattr(about, key)):
             raise ValueError(f"{printable(path)} is a gallery of {what}, or of an earlier version ({printable(found, 40)}, not {value}): "
                              f"its answers could be wrong; {ENCODE_AGAIN}")
-    kind = next(model.parameters()).dtype
-    if parts["values"].dtype.itemsize > kind.itemsize:
-        raise ValueError(f"{printable(path)}, array values: {parts['values'].dtype}, the model computes in {kind}; {ENCODE_AGAIN}")
     maps = {name: parts[f"map.{name}"] for name in OTHER if f"map.{name}" in parts}
     return {"fragments": Fragments(parts["values"], parts["mask"]), "side": about.side, "maps": maps or None,
             "names": names, "vectors": parts["vectors"], "data": about.data}
@@ -378,9 +403,7 @@ def read_gallery(path: str | Path, model: Matcher, side: str | None = None, data
 def image_blocks(model: Matcher, split: ImageCaptions, size: int = 256) -> Iterator[Fragments]:
     "A split's images, encoded, some at a time: (size, m, d) on the CPU."
     for i in range(0, split.n_images, size):
-        features, mask = split.block(i, min(i + size, split.n_images))
-        with evaluating(model): found = model.encode_images(features.to(model.device), mask.to(model.device))
-        yield found.to("cpu")
+        yield encode_rows(model, split, i, min(i + size, split.n_images))
 
 # %% ../../nbs/search/gallery.ipynb #b1a059d7
 def caption_blocks(model: Matcher, split: ImageCaptions, vocabulary: Vocabulary, size: int = 256) -> Iterator[Fragments]:
@@ -453,8 +476,7 @@ def ask_with_image(
 ) -> Fragments:           # (1, m, d) on the CPU
     "An image of a split as a query. ValueError where the split has none of that name."
     row = image_row(split, image)
-    features, mask = split.block(row, row + 1)
-    with evaluating(model): return model.encode_images(features.to(model.device), mask.to(model.device)).to("cpu")
+    return encode_rows(model, split, row, row + 1)
 
 # %% ../../nbs/search/gallery.ipynb #63db0ae4
 def draw_captions(picture, hits: Sequence, scores: Sequence, right: Sequence):
