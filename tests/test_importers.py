@@ -29,6 +29,16 @@ def test_scan_then_h5_then_h5_again(tmp_path):
     same(open_split(tmp_path / "b", "train"))
 
 
+def test_features_may_be_called_feat(tmp_path):
+    write_scan(tmp_path)
+    (tmp_path / "train_ims.npy").rename(tmp_path / "train_feat.npy")
+    same(open_split(tmp_path, "train"))
+    convert(tmp_path, tmp_path / "h5", progress=False)
+    same(open_split(tmp_path / "h5", "train"))
+    (tmp_path / "train_ims.npy").write_bytes((tmp_path / "train_feat.npy").read_bytes())
+    with pytest.raises(ValueError, match=r"train_ims\.npy and train_feat\.npy are both there"): open_split(tmp_path, "train")
+
+
 def test_progress_is_shown(tmp_path, capsys):
     convert(write_scan(tmp_path), tmp_path / "h5")
     assert f"{N}/{N}" in capsys.readouterr().err

@@ -18,7 +18,7 @@ import numpy as np
 from numpy import ndarray
 from tqdm.auto import tqdm
 
-from .datasets import BLOCK, Rows, find_padding, h5_extractor, read_names
+from .datasets import BLOCK, Rows, find_padding, h5_extractor, read_names, scan_array
 from .extractors import ExtractorInfo
 from ..files import CALLED, LineFile, check_array, check_memory, h5_array, h5_text, kind_of, need_file, open_h5, printable, read_npz
 
@@ -239,14 +239,8 @@ def split_arrays(
     folder: Path,
     names: Iterable[str],       # splits
 ) -> dict[str, Path]:
-    "The array of each split in a folder: {split}_feat.npy or {split}_ims.npy. ValueError where a split has both."
-    found = {}
-    for name in names:
-        there = [path for path in (folder / f"{name}_feat.npy", folder / f"{name}_ims.npy") if path.is_file()]
-        if len(there) > 1: raise ValueError(f"{printable(there[0])} and {there[1].name} are both there: which one holds the features? "
-                                            "Keep one of them in this folder")
-        if there: found[name] = there[0]
-    return found
+    "The array of each split in a folder: {split}_ims.npy or {split}_feat.npy. ValueError where a split has both."
+    return {name: path for name in names if (path := scan_array(folder, name))}
 
 # %% ../../nbs/data/feature_files.ipynb #fe0000069
 def feature_rows(
