@@ -160,8 +160,8 @@ class Gallery:
 
     def scores(self, query: Fragments, rows: Tensor | slice = slice(None)) -> Tensor:
         "The model's own scores (Q, N) of queries (Q, k, d) with some rows, by default all. ValueError where one is NaN or infinite."
-        sides = self.fragments[rows].to(query.values.dtype), query
-        check_scores(found := score_all(self.model, *sides[::1 if self.side == "images" else -1], progress=False))
+        images, captions = (self.fragments[rows].to(query.values.dtype), query)[::1 if self.side == "images" else -1]
+        check_scores(found := score_all(self.model, images, captions, progress=False))
         return found.T if self.side == "images" else found
 
     def search(self, query: Fragments, shortlist: int | None = 100, top: int = 10) -> tuple[Tensor, Tensor]:
