@@ -8,6 +8,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -16,8 +17,12 @@ import typer
 # Set before torch is imported; a value that is set already stays.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False,
                   context_settings={"help_option_names": ["-h", "--help"]})
+
+# Paths: what is wrong with one is said by the doors of cmr.files, in one line.
+PathArgument, PathOption = partial(typer.Argument, readable=False), partial(typer.Option, readable=False)
 
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU if there is one.")]
 Engine = Annotated[bool, typer.Option("--engine/--no-engine", help="Score by the fast engine, or by the model as it is written.")]
@@ -49,7 +54,7 @@ def one_line(
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    "A clear line instead of a traceback (CMR_DEBUG=1 shows both), and for a warning; exit status 2, or 130 after Ctrl-C, 143 after SIGTERM."
+    "A line instead of a traceback (CMR_DEBUG=1 shows both), and for a warning; exit status 2, 130 after Ctrl-C, 143 after SIGTERM."
     def note(message, *_, **__): typer.secho(f"Note: {printable(message)}", fg=typer.colors.YELLOW, err=True)
     warnings.showwarning = note
     try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cmr.cli.app import app, plain_errors
+from cmr.cli.app import PathArgument, app, plain_errors
 
 if TYPE_CHECKING: from cmr.data.check import Checked
 
@@ -31,7 +31,7 @@ def show_checked(
 
 @app.command("check")
 def check_command(
-    data: Annotated[Path, typer.Argument(help="Data folder: {split}.h5, or the SCAN layout.")],
+    data: Annotated[Path, PathArgument(help="Data folder: {split}.h5, or the SCAN layout.")],
     min_count: Annotated[int, typer.Option(min=1, help="Words that train's captions use less often count as unknown.")] = 4,
 ):
     """Look a data folder over: what it holds, and what would spoil a training or a measurement.

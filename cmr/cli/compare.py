@@ -7,16 +7,16 @@ from typing import Annotated
 
 import typer
 
-from cmr.cli.app import Device, Imports, Settings, app, import_own, plain_errors, read_settings
+from cmr.cli.app import Device, Imports, PathOption, Settings, app, import_own, plain_errors, read_settings
 from cmr.cli.data import pick_data
 from cmr.cli.train import pick_recipe, with_options
 
-Data = Annotated[Path | None, typer.Option(help="Data folder with train, dev and test. Default: data/scenes.")]
+Data = Annotated[Path | None, PathOption(help="Data folder with train, dev and test. Default: data/scenes.")]
 Seeds = Annotated[str, typer.Option(help="Seeds, with commas between them.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the training captions, the same for all. Default: the recipe's.")]
 Width = Annotated[int | None, typer.Option(min=1, help="Width of the common space.")]
 AnyRecipe = Annotated[str | None, typer.Option("--recipe", help="As for cmr train. Default: what fits the data.")]
-Out = Annotated[Path, typer.Option(help="Folder for the runs and the table.")]
+Out = Annotated[Path, PathOption(help="Folder for the runs and the table.")]
 Split = Annotated[str, typer.Option(help="The split that is reported.")]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cmr.cli.app import app, plain_errors
+from cmr.cli.app import PathArgument, PathOption, app, plain_errors
 
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Make the built-in data, or convert published data.")
 app.add_typer(data_app, name="data")
@@ -37,7 +37,7 @@ def pick_data(
 
 @data_app.command("scenes")
 def data_scenes(
-    out: Annotated[Path, typer.Option(help="Folder to write to.")] = SCENES,
+    out: Annotated[Path, PathOption(help="Folder to write to.")] = SCENES,
     seed: Annotated[int, typer.Option(min=0, help="Decides every scene: the same seed gives the same data everywhere.")] = 0,
     train: Annotated[int, typer.Option(min=2, help="Scenes to learn from.")] = COUNTS["train"],
     dev: Annotated[int, typer.Option(min=2, help="Scenes to choose the best epoch by.")] = COUNTS["dev"],
@@ -58,14 +58,14 @@ def data_scenes(
 
 @data_app.command("convert")
 def data_convert(
-    source: Annotated[Path, typer.Argument(help="Folder in the SCAN layout ({split}_ims.npy and {split}_caps.txt), "
+    source: Annotated[Path, PathArgument(help="Folder in the SCAN layout ({split}_ims.npy and {split}_caps.txt), "
                                            "or Karpathy's dataset_*.json.")],
-    out: Annotated[Path, typer.Argument(help="Folder for {split}.h5.")],
-    karpathy: Annotated[Path | None, typer.Option(help="Take captions and splits from this json; SOURCE is then "
+    out: Annotated[Path, PathArgument(help="Folder for {split}.h5.")],
+    karpathy: Annotated[Path | None, PathOption(help="Take captions and splits from this json; SOURCE is then "
                                                     "the features (.npy).")] = None,
-    features: Annotated[Path | None, typer.Option(help="With a json: the .npy file with one row (regions, numbers) "
+    features: Annotated[Path | None, PathOption(help="With a json: the .npy file with one row (regions, numbers) "
                                                     "for each image.")] = None,
-    ids: Annotated[Path | None, typer.Option(help="With a json: a text file that names the image of each row of the features.")] = None,
+    ids: Annotated[Path | None, PathOption(help="With a json: a text file that names the image of each row of the features.")] = None,
 ):
     """Turn published data into one HDF5 file a split, each image once, with little memory.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cmr.cli.app import Device, Engine, Imports, app, import_own, plain_errors
+from cmr.cli.app import Device, Engine, Imports, PathArgument, PathOption, app, import_own, plain_errors
 from cmr.cli.data import pick_data
 
 if TYPE_CHECKING:
@@ -133,12 +133,12 @@ def show_reports(
 
 @app.command("evaluate")
 def evaluate_command(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Folder of a run (its best epoch is taken) or of a model; "
+    models: Annotated[list[Path], PathArgument(metavar="MODEL...", help="Folder of a run (its best epoch is taken) or of a model; "
                                                  "several: each of them, and the mean of their scores.")],
-    data: Annotated[Path | None, typer.Option(help="Data folder. Default: data/scenes.")] = None,
+    data: Annotated[Path | None, PathOption(help="Data folder. Default: data/scenes.")] = None,
     split: Annotated[str, typer.Option(help="test, dev, train, testall, ...")] = "test",
     folds: Annotated[int, typer.Option(min=1, help="Report the mean over so many equal parts of the images; COCO's 5 x 1K is 5.")] = 1,
-    scores: Annotated[Path | None, typer.Option(help="Write all scores, images by captions, to this .npy file as they come; the same "
+    scores: Annotated[Path | None, PathOption(help="Write all scores, images by captions, to this .npy file as they come; the same "
                                                    "command again goes on with it. Of several models: their mean, at the end.")] = None,
     max_memory: Annotated[str | None, typer.Option(help="What the scoring may take at a time, such as 500MB or 2GB. "
                                                       "Default: what suits the machine.")] = None,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cmr.cli.app import Device, Imports, app, import_own, plain_errors, printable
+from cmr.cli.app import Device, Imports, PathArgument, PathOption, app, import_own, plain_errors, printable
 
 
 class OnError(str, Enum):
@@ -40,9 +40,9 @@ def make(source: Path, out: Path, extractor: str, shard: str, on_error: str, dev
 
 @app.command("features")
 def features_command(
-    pictures: Annotated[list[Path] | None, typer.Argument(help="A folder of pictures (folders in it, too), or one picture. "
+    pictures: Annotated[list[Path] | None, PathArgument(help="A folder of pictures (folders in it, too), or one picture. "
                                                           "With --merge: files of features.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The file to write, FILE.h5.")] = None,
+    out: Annotated[Path | None, PathOption("--out", "-o", help="The file to write, FILE.h5.")] = None,
     extractor: Annotated[str, typer.Option(help="Who looks at them: lite2 (no download), timm:NAME (any backbone of timm), inception, "
                                            "fasterrcnn, or one of a module given with --import.")] = "lite2",
     shard: Annotated[str, typer.Option(metavar="i/n", help="Only the i-th of n equal parts, each into its own file, "

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cmr.cli.app import app, plain_errors
+from cmr.cli.app import PathArgument, PathOption, app, plain_errors
 
 import_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Take captions, features and weights as others publish them.")
 app.add_typer(import_app, name="import")
@@ -23,12 +23,12 @@ class Family(str, Enum):
 
 @import_app.command("captions")
 def import_captions_command(
-    source: Annotated[Path, typer.Argument(help="A file of captions, or a folder with {split}_caps.txt and {split}_ids.txt.")],
-    out: Annotated[Path, typer.Argument(help="Folder for {split}.h5; without features, for {split}_caps.txt and {split}_ids.txt.")],
-    features: Annotated[Path | None, typer.Option(help="Region features: an .npy array, HDF5 as `cmr features` writes it, a bottom-up tsv, "
+    source: Annotated[Path, PathArgument(help="A file of captions, or a folder with {split}_caps.txt and {split}_ids.txt.")],
+    out: Annotated[Path, PathArgument(help="Folder for {split}.h5; without features, for {split}_caps.txt and {split}_ids.txt.")],
+    features: Annotated[Path | None, PathOption(help="Region features: an .npy array, HDF5 as `cmr features` writes it, a bottom-up tsv, "
                                                     "a folder of .npz archives, or one with {split}_feat.npy or {split}_ims.npy.")] = None,
-    ids: Annotated[Path | None, typer.Option(help="For one .npy: a text file that names the image of each row.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the pictures: says how many have no caption, and which captions "
+    ids: Annotated[Path | None, PathOption(help="For one .npy: a text file that names the image of each row.")] = None,
+    images: Annotated[Path | None, PathOption(help="Folder of the pictures: says how many have no caption, and which captions "
                                                   "have no picture.")] = None,
     split: Annotated[str | None, typer.Option(help="All of SOURCE belongs to this split: train, dev, test or testall.")] = None,
     per_image: Annotated[int | None, typer.Option(min=1, help="Keep the first so many captions of each image.")] = None,
@@ -90,10 +90,10 @@ def import_weights(
 
 @import_app.command("checkpoint")
 def import_checkpoint_command(
-    file: Annotated[Path, typer.Argument(help="The authors' .pth.tar.")],
-    out: Annotated[Path, typer.Argument(help="Folder for config.json, model.safetensors and vocab.json; a new one.")],
+    file: Annotated[Path, PathArgument(help="The authors' .pth.tar.")],
+    out: Annotated[Path, PathArgument(help="Folder for config.json, model.safetensors and vocab.json; a new one.")],
     family: Annotated[Family, typer.Option(help="Whose weights they are.")],
-    vocabulary: Annotated[Path | None, typer.Option(help="The vocabulary published with them (json).")] = None,
+    vocabulary: Annotated[Path | None, PathOption(help="The vocabulary published with them (json).")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=100, help="K of IMRAM. Default: what the checkpoint says, else 3.")] = None,
     direction: Annotated[str | None, typer.Option(help="full, image or text (IMRAM); image or text (SCAN).")] = None,
     pooling: Annotated[str | None, typer.Option(help="mean, lse, max or sum (SCAN).")] = None,

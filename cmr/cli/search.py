@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cmr.cli.app import Device, Imports, app, import_own, plain_errors
+from cmr.cli.app import Device, Imports, PathArgument, PathOption, app, import_own, plain_errors
 from cmr.cli.data import pick_data
 from cmr.cli.evaluate import load_model
 
@@ -47,19 +47,19 @@ def draw_hits(path: Path, pictures, query, split, gallery, scores: list, rows: l
 
 @app.command("search")
 def search_command(
-    model: Annotated[Path, typer.Argument(help="Folder of a run (its best epoch is taken) or of a model.")],
+    model: Annotated[Path, PathArgument(help="Folder of a run (its best epoch is taken) or of a model.")],
     query: Annotated[str | None, typer.Argument(help="What to look for, in words: finds images.")] = None,
     image: Annotated[str | None, typer.Option(help="Ask with the image of this id in the split instead: finds captions.")] = None,
     row: Annotated[int | None, typer.Option(min=0, help="The same by its row in the split, counted from 0.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Data folder. Default: data/scenes.")] = None,
+    data: Annotated[Path | None, PathOption(help="Data folder. Default: data/scenes.")] = None,
     split: Annotated[str, typer.Option(help="The gallery: test, dev, train, testall, ...")] = "test",
     top: Annotated[int, typer.Option(min=1, help="How many answers.")] = 5,
     shortlist: Annotated[int, typer.Option(min=1, help="How many the model looks at, chosen by cheap vectors; "
                                            "with as many as there are, the ranking is exact.")] = 100,
-    index: Annotated[Path | None, typer.Option(help="File of the encoded gallery: written the first time, read from then on.")] = None,
+    index: Annotated[Path | None, PathOption(help="File of the encoded gallery: written the first time, read from then on.")] = None,
     fit: Annotated[bool, typer.Option("--fit", help="Fit the cheap vectors to the model's scores of some training pairs: "
                                       "a shortlist then loses less.")] = False,
-    figure: Annotated[Path | None, typer.Option(help="Draw the answers into this file (built-in scenes only).")] = None,
+    figure: Annotated[Path | None, PathOption(help="Draw the answers into this file (built-in scenes only).")] = None,
     imports: Imports = None,
     device: Device = None,
 ):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cmr.cli.app import Device, Engine, Imports, Settings, app, import_own, plain_errors, read_settings
+from cmr.cli.app import Device, Engine, Imports, PathOption, Settings, app, import_own, plain_errors, read_settings
 from cmr.cli.data import pick_data
 
 if TYPE_CHECKING: from cmr.training import Recipe
@@ -123,13 +123,13 @@ def start(
 
 @app.command("train")
 def train_command(
-    data: Annotated[Path | None, typer.Option(help="Data folder with train and dev. "
+    data: Annotated[Path | None, PathOption(help="Data folder with train and dev. "
                                                 "Default: data/scenes, drawn at once if it is not there.")] = None,
     recipe: Annotated[str | None, typer.Option(help="scenes, f8k-small, imram-f8k, imram-f30k, imram-coco, camp-f8k-small, camp-f8k, "
                                                  "camp-f30k, camp-coco; camp-f30k-released and camp-f8k-small-released train in "
                                                  "stages. Default: what fits the data.")] = None,
     model: Annotated[str | None, typer.Option(help="Any that `cmr models` lists. Default: the recipe's.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/RECIPE-MODEL.")] = None,
+    out: Annotated[Path | None, PathOption(help="Folder of the run. Default: runs/RECIPE-MODEL.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run, to the same result as without "
                                          "the break.")] = False,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training captions.")] = None,
@@ -146,7 +146,7 @@ def train_command(
                                                          "names them. Can be given several times.")] = None,
     min_count: Annotated[int | None, typer.Option(min=1, help="Words that the training captions use less often are unknown. "
                                                     "Default: the recipe's.")] = None,
-    vocabulary: Annotated[Path | None, typer.Option(help="A published vocabulary (json) whose words are taken instead of those of the "
+    vocabulary: Annotated[Path | None, PathOption(help="A published vocabulary (json) whose words are taken instead of those of the "
                                                       "training captions.")] = None,
     warmup_steps: Annotated[int | None, typer.Option(min=0, help="Steps with all negatives first. Default: the recipe's, "
                                                        "or what the model needs.")] = None,
