@@ -2,6 +2,7 @@
 
 import itertools
 import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
@@ -155,6 +156,52 @@ def test_boxes(tmp_path):
 
 # --- which caption belongs to which image
 
+@pytest.mark.parametrize("how", ["folder", "pipe", "link"])
+@pytest.mark.parametrize("name", ["train_ids.txt", "train_mask.npy", "train_boxes.npy", "boxes.npy", "train_caps.txt", "train_ims.npy",
+                                  "train.h5", "world.json"])
+def test_what_is_no_file_is_not_passed_over(tmp_path, name, how):
+    path = write_scan(tmp_path) / name
+    path.unlink(missing_ok=True)
+    if name == "world.json": write_split(tmp_path / "train.h5", FEATURES, CAPTIONS, OWNER)
+    make = {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "link": lambda: path.symlink_to(tmp_path / "nowhere")}
+    make[how]()
+    with pytest.raises((ValueError, FileNotFoundError), match=name): open_split(tmp_path, "train")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -.5, 1e38, 640])
+@pytest.mark.parametrize("layout", ["scan", "everywhere", "h5", "memory"])
+def test_boxes_lie_in_their_pictures(tmp_path, layout, value):
+    boxes = np.tile(np.float32([0, 0, 1.002, 1]), (N, M, 1))
+    toy(boxes=boxes)                                    # rounding
+    boxes[0 if layout == "everywhere" else 2, 1, 3] = value
+    write_scan(tmp_path)
+    if layout == "scan": np.save(tmp_path / "train_boxes.npy", boxes)
+    if layout == "everywhere": np.save(tmp_path / "boxes.npy", boxes[0])
+    if layout == "h5":
+        with h5py.File(write_split(tmp_path / "train.h5", FEATURES, CAPTIONS, OWNER, boxes=np.zeros_like(boxes)), "r+") as file:
+            file["boxes"][:] = boxes
+    named = {"scan": "train_boxes.npy", "everywhere": "boxes.npy", "h5": "train.h5, member boxes", "memory": "toy"}[layout]
+    with pytest.raises(ValueError, match=rf"{named}: image [02], region 1 has the box .* within 0\.\.1"):
+        toy(boxes=boxes) if layout == "memory" else open_split(tmp_path, "train")
+
+
+@pytest.mark.parametrize("shape", [(N - 1, M, 4), (N + 1, M, 4), (N, M - 1, 4), (N, M, 3)])
+@pytest.mark.parametrize("rows", [range(N), [0, 0, 0, 1, 2, 2, 3, 3, 4, 5]])
+def test_boxes_of_another_shape_name_their_own_file(tmp_path, shape, rows):
+    write_scan(tmp_path, features=FEATURES[list(rows)], captions=CAPTIONS[:len(rows)], ids=[f"n{i}" for i in rows])
+    np.save(tmp_path / "train_boxes.npy", np.zeros(shape, np.float32))
+    with pytest.raises(ValueError, match=r"train_boxes\.npy: boxes"): open_split(tmp_path, "train")
+
+
+def test_a_pickle_that_looks_like_text_is_no_file_of_captions(tmp_path):
+    write_scan(tmp_path)
+    for value in (["a dog"], {"a": 1}, Vocabulary(["a"])):
+        (tmp_path / "train_caps.txt").write_bytes(pickle.dumps(value, protocol=0))
+        with pytest.raises(ValueError, match=r"train_caps\.txt is a pickle"): open_split(tmp_path, "train")
+    same(open_split(write_scan(tmp_path, captions=["cat", "dog", "(a kite)", *CAPTIONS[3:-1], "A car."]), "train"),
+         captions=["cat", "dog", "(a kite)", *CAPTIONS[3:-1], "A car."])
+
+
 def names(numbers): return [f"n{i}" for i in numbers]
 
 
@@ -182,10 +229,11 @@ def test_ids_go_before_captions_divided_by_rows(tmp_path):
 @pytest.mark.parametrize("rows", [UNEVEN, [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5], [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]])
 def test_an_id_for_each_row_and_caption_decides(tmp_path, rows):
     write_scan(tmp_path, features=FEATURES[rows], captions=CAPTIONS[:len(rows)], ids=names(rows))
-    np.save(tmp_path / "train_boxes.npy", np.repeat(FEATURES[rows, :, :1], 4, 2))
+    boxes = np.repeat(np.abs(FEATURES[:, :, :1]) % 1, 4, 2)
+    np.save(tmp_path / "train_boxes.npy", boxes[rows])
     split = open_split(tmp_path, "train")
     same(split, FEATURES, CAPTIONS[:len(rows)], rows)
-    np.testing.assert_array_equal(split.boxes[:], np.repeat(FEATURES[:, :, :1], 4, 2))
+    np.testing.assert_array_equal(split.boxes[:], boxes)
     same(pickle.loads(pickle.dumps(split)), FEATURES, CAPTIONS[:len(rows)], rows)
     (path,) = convert(tmp_path, tmp_path / "h5", progress=False)
     same(open_split(path.parent, "train"), FEATURES, CAPTIONS[:len(rows)], rows)
