@@ -72,9 +72,10 @@ class TryAgain(ConnectionError):
     def __init__(self,
         said: str,
         wait: float = 0.,  # seconds that the server asks for
+        anew: bool = False,# what is there of the file is of no use
     ):
         super().__init__(said)
-        self.wait = wait
+        self.wait, self.anew = wait, anew
 
 # %% ../../nbs/data/download.ipynb #dla100014
 @dataclass(frozen=True)
@@ -158,10 +159,11 @@ def judge(
     between = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
     whole = int(between[2]) if between and between[2] != "*" else None
     if response.status_code == 416 and have and whole == have: return have, have
-    if response.status_code == 416: raise TryAgain("has less than was there already")
+    if response.status_code == 416: raise TryAgain("has less than was there already", anew=True)
     _refuse(response, source)
     start = int(between[1] or 0) if between and response.status_code == 206 else 0
-    if response.status_code == 206 and (not between or start not in (0, have)): raise TryAgain("sends another part than was asked for")
+    if response.status_code == 206 and (not between or start not in (0, have)):
+        raise TryAgain("sends another part than was asked for", anew=True)
     if response.status_code == 200:
         length = response.headers.get("Content-Length", "")
         whole = int(length) if length.isdigit() else None
@@ -212,7 +214,7 @@ def attempt(
     try:
         with session.get(source.address, headers=headers, stream=True, timeout=(patience.connect, patience.stall)) as response:
             start, whole = judge(response, source, have)
-            if start == have == whole: return _named(response)
+            if have and start == have == whole: return _named(response)
             if not start: part.begin(source.address, _version(response))
             check_room(part.path, (whole or 0) - start)
             bar.reset(whole or source.size)
@@ -280,7 +282,8 @@ def download(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part, failures = PartialFile(path), 0
-    with _alone(path), requests.Session() as session, tqdm(desc=path.name, unit="B", unit_scale=True, disable=not progress) as bar:
+    bar = tqdm(desc=path.name, unit="B", unit_scale=True, delay=.5, disable=not progress)
+    with _alone(path), requests.Session() as session, bar:
         session.max_redirects = 10
         while True:
             before = part.size
@@ -288,6 +291,7 @@ def download(
                 named = attempt(session, source, part, most, patience, bar)
                 break
             except TryAgain as problem:
+                if problem.anew: part.remove()
                 failures = 1 if part.size - before >= patience.progress else failures + 1
                 if failures >= patience.attempts: raise SourceFailed(f"{problem} (asked {failures} times)") from problem
                 if problem.wait > patience.longest: raise SourceFailed(f"{problem}, come back in {problem.wait:,.0f} s") from problem

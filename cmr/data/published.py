@@ -96,7 +96,7 @@ def obtain(
             failed.append(f"{source.host} {problem}")
             say(f"{source.host} {problem}")
     raise ConnectionError(f"no source gave the {piece.what}: {'; '.join(failed)}. Get the file by hand ({piece.by_hand}), put it into "
-                          f"{printable(folder)} as {piece.files()[0]}, and give the same command again")
+                          f"{printable(folder)} as {' or '.join(piece.files())}, and give the same command again")
 
 # %% ../../nbs/data/published.ipynb #pd000050
 def check_counts(
