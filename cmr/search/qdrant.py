@@ -40,7 +40,7 @@ __all__ = ['MOST_PLACES', 'MOST_SENT', 'max_sim', 'vse_max_sim', 'dvsa_max_sim',
            'imported', 'answering', 'client_columns', 'ClientStore', 'edge_columns', 'EdgeStore', 'store_at', 'Stored',
            'stored', 'as_rows', 'placed', 'from_rows', 'maps_digest', 'describe_gallery', 'write_maps', 'read_maps',
            'prepare', 'send_missing', 'fill_qdrant', 'check_collection', 'known', 'score_rows', 'QdrantGallery',
-           'by_engine', 'by_model', 'whole_answer', 'open_qdrant']
+           'whole_answer', 'by_engine', 'by_model', 'open_qdrant']
 
 # %% ../../nbs/search/qdrant.ipynb #q0000010
 @singledispatch
@@ -51,6 +51,7 @@ def max_sim(
     "Whether a query's score is the sum, over its fragments, of the best product with a row's: register a class for which it is."
     return False
 
+# %% ../../nbs/search/qdrant.ipynb #q0000101
 @max_sim.register
 def vse_max_sim(model: VSE, side: str) -> bool:
     "One vector a side and their product."
@@ -77,6 +78,7 @@ class Row:
     vectors: dict[str, Any] = field(default_factory=dict)  # by column: a list of numbers, or of such lists
     score: float = 0.
 
+# %% ../../nbs/search/qdrant.ipynb #q0000102
 @dataclass(frozen=True)
 class Ask:
     "The nearest rows to a query, by one column."
@@ -109,6 +111,7 @@ def imported(name: str):
     try: return importlib.import_module(name)
     except ImportError as problem: raise ImportError(f"a gallery on Qdrant needs {name}: pip install 'cmr[qdrant]'") from problem
 
+# %% ../../nbs/search/qdrant.ipynb #q0000103
 @contextmanager
 def answering(
     where: str,  # the place, for the message
@@ -133,6 +136,7 @@ def client_columns(m, columns: dict[str, Column]) -> dict:
                                  hnsw_config=None if c.indexed else m.HnswConfigDiff(m=0), on_disk=c.several)
             for name, c in columns.items()}
 
+# %% ../../nbs/search/qdrant.ipynb #q0000104
 class ClientStore:
     "A collection behind qdrant-client: on a server, on a cluster, or in the client's local mode. Raises as `answering`."
     def __init__(self, client, collection: str, place: str = "a client", own: bool = False):
@@ -174,6 +178,7 @@ def edge_columns(e, columns: dict[str, Column]) -> dict:
     return {name: e.EdgeVectorParams(c.size, e.Distance.Dot, multivector_config=many if c.several else None,
                                      hnsw_config=None if c.indexed else none, on_disk=c.several) for name, c in columns.items()}
 
+# %% ../../nbs/search/qdrant.ipynb #q0000105
 class EdgeStore:
     "A shard of the embedded engine (qdrant-edge-py) in a folder, open in one process at a time. Raises as `answering`."
     def __init__(self, folder: str | Path):
@@ -245,6 +250,7 @@ class Stored(FromFile):
     width: int = Field(ge=1)                  # d
     places: list[int] | None = Field(None, min_length=1)  # of the fragments in their row, where there are gaps
 
+# %% ../../nbs/search/qdrant.ipynb #q0000106
 def stored(row: Row, where: str) -> Stored:
     "A row's payload. ValueError where it is another program's."
     try: return Stored.model_validate(row.payload)
@@ -286,6 +292,7 @@ def placed(row: Row, width: int, where: str) -> tuple[np.ndarray, list[int]]:
                          f"(n, {width}) finite numbers at n places: fill the collection again under another name")
     return x, at
 
+# %% ../../nbs/search/qdrant.ipynb #q0000107
 def from_rows(
     rows: Sequence[Row],  # as they came back, with their fragments
     width: int,           # d
@@ -310,6 +317,7 @@ def describe_gallery(model: Matcher, names: Sequence[str], width: int, side: str
                              "width": width}
     return Stored(name="", stamp=digest(json.dumps([about, list(names)], sort_keys=True))[:16], **about)
 
+# %% ../../nbs/search/qdrant.ipynb #q0000108
 def write_maps(where, collection: str, maps: dict[str, Tensor]) -> None:
     "Keep maps (p, w) in a collection of their own; what was there before is removed."
     store = store_at(where, f"{collection}-maps")
@@ -320,6 +328,7 @@ def write_maps(where, collection: str, maps: dict[str, Tensor]) -> None:
         for n in range(0, len(rows), 256): store.send(rows[n:n + 256])
     finally: store.close()
 
+# %% ../../nbs/search/qdrant.ipynb #q0000109
 def read_maps(where, collection: str, about: Stored) -> dict[str, Tensor] | None:
     "The maps of a gallery; None where it has none. ValueError where they are not those that it was filled with."
     if not about.maps: return None
@@ -348,6 +357,7 @@ def prepare(where, collection: str, store: Store, about: Stored, cheap: int, map
         raise ValueError(f"{store.where} holds another gallery (other {', '.join(differ)}): "
                          "delete it, or name another one")
 
+# %% ../../nbs/search/qdrant.ipynb #q0000110
 def send_missing(store: Store, rows: list[Row], about: Stored) -> int:
     "Send those of some rows that are not there yet, some at a time; how many these were."
     there = {row.number for row in store.get([row.number for row in rows]) if row.payload.get("stamp") == about.stamp}
@@ -414,6 +424,7 @@ def known(rows: list[Row], about: Stored, where: str) -> list[Row]:
         raise ValueError(f"{where} was filled with another gallery since it was opened: open it again")
     return sorted(rows, key=lambda row: row.number)
 
+# %% ../../nbs/search/qdrant.ipynb #q0000111
 def score_rows(model: Matcher, side: str, query: Fragments, fragments: Fragments) -> Tensor:
     "The model's scores (1, r) of a query (1, k, d) with what was found (r, k, d), in the query's precision."
     found = fragments.to(query.values.dtype)
@@ -440,7 +451,6 @@ class QdrantGallery:
             raise
     def __len__(self): return self.about.rows
     def close(self) -> None: self.store.close()
-
     def fetch(self, rows: Sequence[int]) -> Fragments:
         "The fragments (r, k, d) of some rows, in float32, in this order. ValueError where one is not there."
         found = {row.number: row for row in known(self.store.get(list(rows), ["fragments"]), self.about, self.store.where)}
@@ -463,12 +473,18 @@ class QdrantGallery:
         return torch.cat([scores for scores, _ in answers]), torch.cat([rows for _, rows in answers])
 
 # %% ../../nbs/search/qdrant.ipynb #q0000039
+def whole_answer(rows: list[Row], count: int, where: str) -> list[Row]:
+    "The rows. ValueError where there are fewer than were asked for and are known to exist."
+    if len(rows) < count: raise ValueError(f"{len(rows)} of {count} rows came from {where}: is a part of the cluster down?")
+    return rows
+
 def by_engine(gallery: QdrantGallery, query: Fragments, first: Ask | None, top: int, exact: bool) -> tuple[list[Row], Tensor]:
     "The rows with the highest MaxSim, and these (1, top), computed by Qdrant; with `first`, among its answers."
     asked = Ask("fragments", query.values[query.mask].tolist(), top)
     hits = known(gallery.store.nearest(asked, (), first, exact), gallery.about, gallery.store.where)
     return whole_answer(hits, top, gallery.store.where), torch.tensor([[hit.score for hit in hits]])
 
+# %% ../../nbs/search/qdrant.ipynb #q0000112
 def by_model(gallery: QdrantGallery, query: Fragments, first: Ask | None, top: int, exact: bool) -> tuple[list[Row], Tensor]:
     "What `first` found, and the model's scores of it (1, r), computed here; without it all rows, fetched some at a time."
     where, size, hits, parts = gallery.store.where, len(gallery), list[Row](), []
@@ -479,11 +495,6 @@ def by_model(gallery: QdrantGallery, query: Fragments, first: Ask | None, top: i
         parts.append(score_rows(gallery.model, gallery.side, query, from_rows(some, gallery.about.width, where)))
         hits += [Row(row.number, row.payload) for row in some]
     return hits, torch.cat(parts, 1)
-
-def whole_answer(rows: list[Row], count: int, where: str) -> list[Row]:
-    "The rows. ValueError where there are fewer than were asked for and are known to exist."
-    if len(rows) < count: raise ValueError(f"{len(rows)} of {count} rows came from {where}: is a part of the cluster down?")
-    return rows
 
 # %% ../../nbs/search/qdrant.ipynb #q0000047
 def open_qdrant(
