@@ -424,6 +424,7 @@ def test_models_of_installed_packages_are_there(monkeypatch):
     from cmr import saving
     loaded = []
     class Entry:
+        module = "their_models"
         def load(self): loaded.append("loaded")
     monkeypatch.setattr(saving, "entry_points", lambda group: [Entry()] if group == "cmr.models" else [])
     call("models")
