@@ -136,7 +136,7 @@ def _read_run(rows: Rows, wanted: range) -> ndarray:
     return found if wanted.step > 0 else found[::-1].copy()
 
 # %% ../../nbs/data/datasets.ipynb #3478c35a
-PICKLED = re.compile(r"\([ld]p\d+\n|c[\w.]+\n\w+\n(p\d+|\()") # how a pickle of the oldest protocol begins, which is text
+PICKLED = re.compile(r"\([ld]p\d+\n|c[\w.]+\n\w+\np\d+$") # how a pickle of the oldest protocol begins, which is text
 
 def read_captions(
     path: str | Path, # a text file in UTF-8
