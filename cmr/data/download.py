@@ -185,14 +185,23 @@ def _reason(problem: Exception) -> str:
     return "cannot be reached" if "Max retries" in text or "NewConnection" in text else "loses the connection"
 
 # %% ../../nbs/data/download.ipynb #dla100023
+def _write(file: IO[bytes], piece: bytes, path: Path) -> None:
+    "OSError naming the file, such as where the disk is full."
+    rest = memoryview(piece)
+    try:
+        while rest: rest = rest[file.write(rest):]
+    except OSError as problem:
+        raise OSError(problem.errno, f"writing {printable(path)}: {problem.strerror}; what came is kept, the same command goes on "
+                                     "from there") from problem
+
 def _receive(response: requests.Response, part: PartialFile, most: int, patience: Patience, bar: tqdm) -> None:
     "Append what comes. TryAgain where it is too slow, SourceFailed where it is more than `most` bytes."
     began, got, size = time.monotonic(), 0, part.size
-    with open(part.path, "ab") as file:
+    with open(part.path, "ab", buffering=0) as file:
         for piece in response.iter_content(PIECE):
             got += len(piece)
             if size + got > most: raise SourceFailed(f"sends more than {most:,} bytes: another file")
-            file.write(piece)
+            _write(file, piece, part.path)
             bar.update(len(piece))
             if (waited := time.monotonic() - began) > patience.stall:
                 if got < patience.slowest * waited: raise TryAgain(f"sends {got / waited:,.0f} bytes a second")
@@ -396,6 +405,10 @@ def unpack(
             for name, member in tqdm(pick_members(members, wanted, most, archive), desc=archive.name, unit=" files", disable=not progress):
                 _copy(member, beside / name, f"{printable(archive)}, member {printable(member.name, 80)}")
         names = sorted(path.name for path in beside.iterdir())
-        if not names: raise ValueError(f"{printable(archive)} holds nothing that is wanted here: it is another archive")
+        if not names: raise ValueError(f"{printable(archive)} holds nothing that is wanted here (it has {_first_names(archive)}): it is "
+                                       "another archive")
         for name in names: os.replace(beside / name, folder / name)
     return names
+
+def _first_names(archive: Path) -> str:
+    with open_archive(archive) as members: return ", ".join(printable(member.name, 60) for member, _ in zip(members, range(3))) or "no file"

@@ -69,14 +69,14 @@ def find_file(
     "A piece that lies in a folder. ValueError where it was changed since it was downloaded."
     path = next((Path(folder) / name for name in piece.files() if (Path(folder) / name).is_file()), None)
     if path is None: return None
-    published = {source.digest for source in piece.sources if source.digest}
+    published = {source.digest for source in piece.sources if source.digest and source.file == path.name}
     found = file_digests(path, {"sha256", "md5"})
     before = recorded(path)
     if before and before != found["sha256"]:
         raise ValueError(f"{printable(path)} is not what was downloaded: its sha256 is {found['sha256'][:12]}..., {before[:12]}... was "
                          f"written beside it; remove both files to get it again")
     if published and not published & {f"{kind}:{digest}" for kind, digest in found.items()} and not before:
-        say(f"Note: {printable(path)} has none of the published digests; what it holds is counted before it is used")
+        say(f"Note: {printable(path)} has not the digest that is published; what it holds is counted before it is used")
     return path
 
 # %% ../../nbs/data/published.ipynb #pda100047
