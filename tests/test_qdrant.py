@@ -262,6 +262,25 @@ def test_local_mode_in_a_folder(tmp_path):
     client.close()
 
 
+def test_a_shard_that_was_not_made_to_its_end_is_none(tmp_path, monkeypatch):
+    import qdrant_edge
+    model = make_model("imram")
+    def killed(*args): raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(qdrant_edge, "UpdateOperation", type("Killed", (), {"create_field_index": killed}))
+        with pytest.raises(KeyboardInterrupt): q.fill_qdrant(tmp_path, "g", model, image_blocks(model, SPLIT), SPLIT.ids)
+    assert not list(tmp_path.iterdir())
+    assert q.fill_qdrant(tmp_path, "g", model, image_blocks(model, SPLIT), SPLIT.ids) == 12
+
+
+def test_a_damaged_shard_is_refused_in_a_line(tmp_path):
+    model = make_model("imram")
+    q.fill_qdrant(tmp_path, "g", model, image_blocks(model, SPLIT), SPLIT.ids)
+    (tmp_path / "g" / "edge_config.json").write_text("{")
+    with pytest.raises(ValueError, match="refused by Qdrant") as problem: q.QdrantGallery(tmp_path, "g", model)
+    assert "\n" not in str(problem.value)
+
+
 def test_one_shard_is_open_once(tmp_path):
     model = make_model("imram")
     q.fill_qdrant(tmp_path, "g", model, image_blocks(model, SPLIT), SPLIT.ids)

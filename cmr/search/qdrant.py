@@ -28,7 +28,7 @@ from ..data import ImageCaptions, Vocabulary
 from ..encoders import Fragments
 from ..fast.scoring import score_all
 from ..fast.sparse import as_written
-from ..files import FromFile, describe, digest, printable
+from ..files import FromFile, describe, digest, own_folder, printable
 from ..matcher import VSE, Matcher
 from ..recall import check_scores
 from .gallery import (OTHER, best, caption_blocks, check_search, data_digest, fingerprint, image_blocks, row_names,
@@ -37,10 +37,10 @@ from ..shelf.baselines import DVSA
 
 # %% auto #0
 __all__ = ['MOST_PLACES', 'MOST_SENT', 'max_sim', 'vse_max_sim', 'dvsa_max_sim', 'Column', 'Row', 'Ask', 'came_back', 'Store',
-           'imported', 'answering', 'client_columns', 'ClientStore', 'edge_columns', 'EdgeStore', 'store_at', 'Stored',
-           'stored', 'as_rows', 'placed', 'from_rows', 'maps_digest', 'describe_gallery', 'write_maps', 'read_maps',
-           'prepare', 'send_missing', 'fill_qdrant', 'check_collection', 'known', 'score_rows', 'QdrantGallery',
-           'whole_answer', 'by_engine', 'by_model', 'open_qdrant']
+           'imported', 'answering', 'client_columns', 'ClientStore', 'edge_columns', 'new_shard', 'EdgeStore',
+           'store_at', 'Stored', 'stored', 'as_rows', 'placed', 'from_rows', 'maps_digest', 'describe_gallery',
+           'write_maps', 'read_maps', 'prepare', 'send_missing', 'fill_qdrant', 'check_collection', 'known',
+           'score_rows', 'QdrantGallery', 'whole_answer', 'by_engine', 'by_model', 'open_qdrant']
 
 # %% ../../nbs/search/qdrant.ipynb #q0000010
 @singledispatch
@@ -179,6 +179,16 @@ def edge_columns(e, columns: dict[str, Column]) -> dict:
                                      hnsw_config=None if c.indexed else none, on_disk=c.several) for name, c in columns.items()}
 
 # %% ../../nbs/search/qdrant.ipynb #q0000105
+def new_shard(e, folder: Path, columns: dict[str, Column], settings: dict) -> None:
+    "An empty shard in a folder: made beside it and renamed, so that a kill leaves a whole one or none."
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with own_folder(folder) as beside:
+        shard = e.EdgeShard.create(str(beside / "shard"), e.EdgeConfig(vectors=edge_columns(e, columns), **settings))
+        shard.update(e.UpdateOperation.create_field_index("stamp", e.PayloadSchemaType.Keyword))
+        shard.close()
+        os.replace(beside / "shard", folder)
+
+# %% ../../nbs/search/qdrant.ipynb #q0000130
 class EdgeStore:
     "A shard of the embedded engine (qdrant-edge-py) in a folder, open in one process at a time. Raises as `answering`."
     def __init__(self, folder: str | Path):
@@ -190,10 +200,7 @@ class EdgeStore:
         return self.opened
     def exists(self) -> bool: return self.folder.is_dir() and any(self.folder.iterdir())
     def create(self, columns: dict[str, Column], **settings) -> None:
-        with answering(self.where):
-            config = self.edge.EdgeConfig(vectors=edge_columns(self.edge, columns), **settings)
-            self.opened = self.edge.EdgeShard.create(str(self.folder), config)
-            self.shard.update(self.edge.UpdateOperation.create_field_index("stamp", self.edge.PayloadSchemaType.Keyword))
+        with answering(self.where): new_shard(self.edge, self.folder, columns, settings)
     def send(self, rows: list[Row]) -> None:
         points = [self.edge.Point(row.number, row.vectors, row.payload) for row in rows]
         with answering(self.where): self.shard.update(self.edge.UpdateOperation.upsert_points(points))
