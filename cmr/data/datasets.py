@@ -273,7 +273,7 @@ def _check_captions(captions: list[str], image_of_caption: ndarray, n: int, sour
 # %% ../../nbs/data/datasets.ipynb #b9c1aa02
 BEYOND = .01 # how far a box may reach out of its picture: rounding, in float16 and of pixels
 
-def _check_boxes(boxes, mask: ndarray | None, shape: tuple, source: Path) -> None:
+def _check_boxes(boxes, mask: ndarray | None, shape: tuple, source: str | Path) -> None:
     if isinstance(boxes, Rows): source = f"{boxes.path}, member boxes" if boxes.dataset else boxes.path
     _need(tuple(boxes.shape) == (*shape, 4), source, f"boxes have shape {tuple(boxes.shape)}, expected {(*shape, 4)}")
     for start in tqdm(range(0, shape[0], 1024), desc="boxes", delay=2):
@@ -707,10 +707,10 @@ def write_split(
     check_room(path, size := _bytes_for(block, captions, int(expected)))
     with atomic_write(path) as partial:
         with _with_room(partial, size) as file:
-            real = np.concatenate([_append(file, some, mask, path) for some in chain([block], blocks)])
-            if mask is None and not real.all():
-                _say_padding(real, 0, -1, path)
-                mask = real
+            found = [(_append(file, some, mask, path), some.any((1, 2))) for some in chain([block], blocks)]
+            real, filled = (np.concatenate(parts) for parts in zip(*found))
+            _say_padding(real if mask is None else np.ones_like(real), (~filled).sum(), int(filled.argmin()), path)
+            if mask is None and not real.all(): mask = real
             _write_rest(file, captions, owner, ids, boxes, mask, extractor)
         written = _open_hdf5(partial, path)
         for rows in (written.features, written.boxes):

@@ -144,7 +144,8 @@ def write_plans(
             part, features = plan.captions, plan.features
             boxes, mask = (None if x is None else x[plan.rows] for x in (features.boxes, features.mask))
             with closing(with_progress(features.blocks(plan.rows, max_bytes), len(plan.rows), name, progress)) as blocks:
-                write_split(path, blocks, part.captions, part.image_of_caption, part.ids, boxes, mask, features.extractor)
+                try: write_split(path, blocks, part.captions, part.image_of_caption, part.ids, boxes, mask, features.extractor)
+                except ValueError as problem: raise ValueError(f"{problem} (features: {printable(features.path)})") from problem
         return write
     writers = {f"{name}.h5": writer(name, plan) for name, plan in plans.items()}
     return write_together(out, writers, sum(plan.size() for plan in plans.values()))
