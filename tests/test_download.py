@@ -61,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
         body, tag = does.get("body", self.server.files.get(self.path.split("?")[0], self.server.body)), does.get("etag", '"one"')
         validator = {"ETag": tag} if tag else {"Last-Modified": does["date"]} if "date" in does else {}
         asked, start = self.headers["Range"], 0
-        if asked and does.get("range", True) and self.headers["If-Range"] in validator.values(): start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+        if asked and does.get("range", True) and self.headers["If-Range"] in (None, *validator.values()): start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
         if "status" in does: return self.reply(does["status"], does.get("headers", {}), does.get("body", b"no"))
         if start and start >= len(body): return self.reply(416, {"Content-Range": f"bytes */{len(body)}"}, b"")
         head = {"Content-Type": "application/zip", **validator, **does.get("headers", {})}
