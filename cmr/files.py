@@ -71,6 +71,8 @@ def atomic_write(
     "Write under another name, then rename: the file at `path` is the old one or the new one, never half of one. OSError names it."
     path = Path(path)
     partial = path.with_name(_partial_name(path))
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is a {'folder' if path.is_dir() else 'pipe or device'}: choose another name for the file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_partial_files(path.parent, path.name.translate({ord(c): "?" for c in "*?["}))

@@ -52,6 +52,12 @@ def test_a_write_that_fails_names_the_file_and_keeps_the_old_one(tmp_path, probl
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
+def test_nothing_but_a_file_is_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe"); (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"): assert f"{name} is a {name}" in refused(files.write_text, tmp_path / name, "x")
+    assert not (tmp_path / "pipe").is_file() and len(list(tmp_path.iterdir())) == 2
+
+
 def test_what_a_killed_process_left_goes_with_the_next_write_and_nothing_else(tmp_path):
     code = (f"import os\nfrom cmr.files import atomic_write\nwith atomic_write({str(tmp_path / 'a[1].txt')!r}) as p:\n    p.write_text('half')\n"
             f"    os._exit(9)")

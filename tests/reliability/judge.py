@@ -194,7 +194,7 @@ def leftovers(before: dict[str, str], after: dict[str, str], case: Case, ended_w
     "Files that should not be there, or that changed though nobody asked for it."
     free = ("out", "log.txt", *(case.own if ended_well else ()))
     wrong = [f"changed: {name}" for name in before if after.get(name) != before[name] and name.split("/")[0] not in free
-             and not name.startswith(free) and before[name] != "no permission"]
+             and not name.endswith(".lock") and not name.startswith(free) and before[name] != "no permission"]
     wrong += [f"new: {name}" for name in after if name not in before and name.split("/")[0] not in free and not name.startswith(free)
               and "__pycache__" not in name and not name.endswith(".lock")]
     parts = [f"unfinished: {name}" for name in after if ".part" in name and name not in before]

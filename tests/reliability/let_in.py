@@ -9,6 +9,7 @@ NAME = "any text is an image's name; it never becomes a path, and what steers a 
 OPTIONAL = "this part of a split may be left out"
 MASK = "a mask is believed: it says which regions are real"
 OTHER_SPLITS = "a folder without this split is a folder with the others; those are converted"
+ROW = "a table with other rows is another table; the command says how many captions of how many images it found"
 UNIT = "any numbers from 0 to 1 are boxes"
 
 LET_IN: dict[tuple[str, str, str], str] = {  # (kind of file, damage, command), with * for anything
@@ -77,5 +78,11 @@ LET_IN: dict[tuple[str, str, str], str] = {  # (kind of file, damage, command), 
     ("gallery", "*float16", "search"): OTHER_TYPE,
     ("Karpathy's json", "bit flipped*", "*"): TEXT,
     ("Karpathy's json", "images.0.sentences.0.raw*", "*"): TEXT,
+    ("npy features", "all zero", "*"): FINITE + "; said where zeros are not covered by a mask",
+    ("HDF5", "features: all zero", "*"): FINITE,
+    **{(f"captions as {name}", damage, "import captions"): TEXT for name in ("*.csv", "*.tsv", "*.token", "*.jsonl", "*.json")
+       for damage in ("bit flipped*", "a line separator", "terminal escapes", "other letters", "* as name", "*caption*")},
+    **{(f"captions as {name}", damage, "import captions"): ROW for name in ("*.csv", "*.tsv", "*.token", "*.jsonl")
+       for damage in ("cut to*", "last line missing", "a line of blanks", "an empty line", "a line twice", "one line more")},
     ("Karpathy's json", "images.0 missing", "*"): "a document with an image less is another document",
 }
