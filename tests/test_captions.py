@@ -362,3 +362,9 @@ def test_files_of_other_kinds_are_called_what_they_are(tmp_path):
     if os.getuid():
         source.chmod(0)
         assert "c.json" in refused("import", "captions", source, tmp_path / "out")
+
+
+def test_a_header_below_the_first_line_is_refused(tmp_path):
+    path = tmp_path / "captions.csv"
+    path.write_text("a.jpg,a red dog\nimage,caption\nb.jpg,a blue cat\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="captions.csv, line 2: a header below the first line"): gather_captions(path)

@@ -327,6 +327,8 @@ def read_table_captions(
         columns = find_columns([row for _, row in rows])
         if columns is None: continue
         image, caption, split, header = columns
+        again = next((line for line, row in rows[1:] if row[image].lower() in IMAGE and row[caption].lower() in CAPTION), None)
+        if again: raise ValueError(f"{source}, line {again}: a header below the first line: move it to the top, or take it out")
         notes = [] if header else [f"no header: column {image + 1} is taken for names, column {caption + 1} for captions"]
         if mended: notes.append(f"{mended:,} rows lack a bar between number and comment: mended")
         found = join_entries(_called(mark, rows[0][1]), _table_entries(rows[header:], columns, source), source)
