@@ -196,7 +196,7 @@ def test_errors_are_one_clear_line(run, world, tmp_path, monkeypatch):
         (["--recipe", "best"], "no recipe 'best': choose one of"),
         (["--device", "tpu"], "device='tpu'"),
         (["--precision", "int8"], "precision='int8'"),
-        (["--resume"], "no run in"),
+        (["--resume"], "recipe.json"),
     ],
 )
 def test_wrong_options_are_named(words, message, world, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +92,20 @@ def show_summary(result: dict) -> None:
     typer.echo(f"Next: cmr evaluate {result['out']}")
 
 
+def recipe_of_run(
+    out: Path,
+    data: Path | None,
+) -> tuple[Recipe, Path | None]:  # and the data folder, where it is noted
+    "What a run's recipe.json says; where that is missing, what the checkpoint does, which does not know the data folder."
+    from cmr.training import read_checkpoint, read_recipe
+    from cmr.training.recipes import recipe_from
+    path = out / "last" / "training.pt"
+    if os.path.lexists(out / "recipe.json") or not path.is_file(): return read_recipe(out)
+    if not data: raise FileNotFoundError(f"{out / 'recipe.json'} is missing: say which data folder the run began with (--data FOLDER)")
+    warnings.warn(f"{out / 'recipe.json'} is missing: the recipe of {path} is taken", stacklevel=2)
+    return recipe_from(read_checkpoint(path)["recipe"], path), None
+
+
 def start(
     data: Path | None,
     recipe: str | None,
@@ -104,8 +119,8 @@ def start(
     "Find data and recipe, train, and say what came out; under a launcher every process does it, and the first one speaks."
     rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     if not rank: typer.echo("Reading the recipe and the data ...", err=True)  # PyTorch takes seconds to come
-    from cmr.training import read_recipe, train
-    base, recorded = read_recipe(out) if resume and out else (None, None)
+    from cmr.training import train
+    base, recorded = recipe_of_run(out, data) if resume and out and not (recipe and data) else (None, None)
     data = data or recorded
     if data is None and world_size > 1:
         raise ValueError("several processes: say with --data which data folder they share (`cmr data scenes` makes one)")

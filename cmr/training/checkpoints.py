@@ -39,17 +39,18 @@ from cmr.files import (
 from ..matcher import Matcher
 from ..saving import load, model_class, save, vocabulary_digest
 from .distributed import all_reduce_max, choose_precision, from_main, make_accelerator, rank_and_world_size
-from .recipes import Recipe, build, loss_for, make_optimiser, recipe_from, resolve, write_recipe
+from .recipes import LARGEST, Recipe, build, has_kind, loss_for, make_optimiser, recipe_from, resolve, write_recipe
 
 # %% auto #0
-__all__ = ['Count', 'FREE', 'LATER', 'Standing', 'check_splits', 'look_through', 'data_fingerprint', 'reading_ahead',
+__all__ = ['Count', 'Number', 'FREE', 'LATER', 'Standing', 'check_splits', 'look_through', 'data_fingerprint', 'reading_ahead',
            'make_vocabulary', 'Run', 'random_state', 'weights_of', 'write_checkpoint', 'where_kept', 'RandomState',
-           'Checkpoint', 'read_checkpoint', 'check_out', 'Holder', 'take_lock', 'hold', 'let_go', 'standardise_from',
-           'take_over', 'begin', 'check_same', 'check_precision', 'check_optimiser', 'best_weights', 'restore',
-           'begin_or_restore']
+           'Memory', 'OptimiserState', 'Checkpoint', 'read_checkpoint', 'check_out', 'Holder', 'take_lock', 'hold',
+           'let_go', 'standardise_from', 'take_over', 'begin', 'check_same', 'check_precision', 'check_settings',
+           'check_memory', 'check_optimiser', 'check_weights', 'best_weights', 'restore', 'begin_or_restore']
 
 # %% ../../nbs/training/checkpoints.ipynb #1bfd5e4d
-Count = Annotated[int, Field(ge=0, le=2**53)]
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+Number = Count | Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 
 class Standing(FromFile):
     "How far a run has come: what a checkpoint holds besides weights, optimiser and random state."
@@ -62,7 +63,7 @@ class Standing(FromFile):
     waiting: float = 0.0    # of that, time in which there was no batch to work on
     best: float = -1.0      # highest R@sum
     best_epoch: Count = 0   # when that was
-    rows: list[dict[str, int | float]] = []  # the metrics, a dict an epoch
+    rows: list[dict[str, Number]] = []  # the metrics, a dict an epoch
 
     @field_validator("rows")
     @classmethod
@@ -70,6 +71,9 @@ class Standing(FromFile):
         "ValueError unless the rows are those of epochs 1, 2, 3 and so on, each with what is drawn."
         if not all(row.get("epoch") == n and {"loss", "rsum", "seconds"} <= row.keys() for n, row in enumerate(rows, 1)):
             raise ValueError("a row for each epoch, with epoch, loss, rsum and seconds, is expected")
+        for key, value in ((key, value) for row in rows for key, value in row.items()):
+            most = 600 if key == "rsum" else 100 if key.startswith(("text_r", "image_r")) else LARGEST
+            if key != "loss" and not 0 <= value <= most: raise ValueError(f"{key}={value} is no number from 0 to {most}")
         return rows
 
     @property
@@ -119,16 +123,18 @@ def make_vocabulary(
     recipe: Recipe,
     split: ImageCaptions,  # the training split
     words: list[str] | None = None, # of a run that goes on, where its file is not there any more
-    progress: bool = True, # show a bar where it takes more than two seconds
 ) -> Vocabulary:
     "The recipe's vocabulary, else the words of the training captions. It cuts captions: where the recipe says, else the model's paper."
     cls = model_class(recipe.matcher)
     limit = cls.max_words if recipe.max_words is None else recipe.max_words
-    if recipe.vocabulary and (words is None or Path(recipe.vocabulary).is_file()):
-        return cls.vocabulary_class.load(recipe.vocabulary, marks=recipe.marks, max_words=limit)
-    if words: return cls.vocabulary_class(words, recipe.marks, limit)
-    captions = tqdm(split.captions, desc="words", unit="caption", delay=2, disable=not progress)
-    return cls.vocabulary_class.build(captions, recipe.min_count, recipe.marks, limit)
+    there = recipe.vocabulary and Path(recipe.vocabulary).is_file()
+    if words and not there: return cls.vocabulary_class(words, recipe.marks, limit)
+    try:
+        if recipe.vocabulary: return cls.vocabulary_class.load(recipe.vocabulary, marks=recipe.marks, max_words=limit)
+        return cls.vocabulary_class.build(split.captions, recipe.min_count, recipe.marks, limit)
+    except (ValueError, FileNotFoundError) as problem:
+        source = "the recipe's vocabulary (--vocabulary, or in recipe.json)" if recipe.vocabulary else split.source
+        raise type(problem)(f"{source}: {problem}") from problem
 
 # %% ../../nbs/training/checkpoints.ipynb #1304adba
 class Run:
@@ -149,7 +155,7 @@ class Run:
         self.train, self.dev, *others = (open_split(data_folder, name) for name in ("train", "dev", "test")
                                          if name != "test" or name in splits(data_folder))
         check_splits(self.train, self.dev, *others)
-        self.vocabulary = make_vocabulary(recipe, self.train, earlier.get("words"), progress)
+        self.vocabulary = make_vocabulary(recipe, self.train, earlier.get("words"))
         for split in (self.train, self.dev, *others): look_through(split, self.vocabulary)
         self.model = build(recipe, self.train.region_dim, len(self.vocabulary))
         self.model.vocabulary, self.model.extractor, self.loss = self.vocabulary, self.train.extractor, loss_for(self.model, recipe)
@@ -201,10 +207,21 @@ class RandomState(FromFile):
     cpu: Tensor
     cuda: list[Tensor]
 
+class Memory(FromFile, extra="forbid"):
+    "What Adam remembers of a weight."
+    step: Tensor       # ()
+    exp_avg: Tensor    # of the weight's shape
+    exp_avg_sq: Tensor # of the weight's shape
+
+class OptimiserState(FromFile):
+    "What an optimiser's `state_dict` gives."
+    state: dict[int, Memory]  # by the weight's place
+    param_groups: list[dict[str, Any]]
+
 class Checkpoint(FromFile):
     "What last/training.pt has to hold; what it lacks with a default was not noted by earlier versions."
     weights: dict[str, Tensor]
-    optimiser: dict[str, Any]
+    optimiser: OptimiserState
     standing: Standing
     recipe: dict[str, Any]
     data: dict[str, int | str]
@@ -220,6 +237,15 @@ class Checkpoint(FromFile):
         for name, x in (weights or {}).items():
             if x.is_floating_point() and not torch.isfinite(x).all(): raise ValueError(f"{name} holds NaN or infinity")
         return weights
+
+    @field_validator("standing")
+    @classmethod
+    def level(cls, at):
+        "ValueError unless there is a row for each epoch that was done, and the best one is one of them."
+        if len(at.rows) != at.epoch: raise ValueError(f"{len(at.rows)} rows for {at.epoch} epochs")
+        if at.best_epoch > at.epoch or at.best_epoch and at.rows[at.best_epoch - 1]["rsum"] != at.best:
+            raise ValueError(f"epoch {at.best_epoch} has no R@sum {at.best:g}")
+        return at
 
 def read_checkpoint(
     path: str | Path, # last/training.pt
@@ -348,10 +374,11 @@ def check_same(
     earlier = replace(recipe_from(state["recipe"], path), name=recipe.name)
     before, now = (asdict(resolve(one, model)) for one in (earlier, recipe))
     free = [key for key in FREE if key != "epochs" or recipe.schedule != "cosine"]   # a cosine ends with the last epoch
-    changed = [f"{key} was {before[key]!r}, now {now[key]!r}" for key in now if key not in free and before[key] != now[key]]
+    changed = [f"{key} was {printable(repr(before[key]), 60)}, now {printable(repr(now[key]), 60)}"
+               for key in now if key not in free and before[key] != now[key]]
     if changed: raise ValueError(f"cannot resume {path} with another recipe: {'; '.join(changed)}. Use the old settings, or a new folder")
     known = [key for key in data if key in state["data"] or key not in LATER]
-    parts = [f"{key} was {state['data'].get(key)}, now {data[key]}" for key in known if state["data"].get(key) != data[key]]
+    parts = [f"{key} was {printable(state['data'].get(key), 60)}, now {data[key]}" for key in known if state["data"].get(key) != data[key]]
     if parts: raise ValueError(f"cannot resume {path} on other data: {'; '.join(parts)}. Give the data folder the run began with")
     if len(known) < len(data):
         warnings.warn(f"{path} is of an earlier version, which noted neither features nor precision: see to it that both are the same now",
@@ -368,13 +395,47 @@ def check_precision(
                          f"Use --precision {printable(before, 20)}, or a new folder")
 
 # %% ../../nbs/training/checkpoints.ipynb #300bfde2
-def check_optimiser(optimiser: torch.optim.Optimizer) -> None:
-    "ValueError where an optimiser remembers something of another shape than the weight it belongs to, or that is no number."
-    for weight, remembered in optimiser.state.items():
-        for name, x in remembered.items():
-            if not isinstance(x, Tensor): continue
-            if x.shape not in (weight.shape, ()): raise ValueError(f"{name} has shape {tuple(x.shape)} for weights {tuple(weight.shape)}")
-            if not torch.isfinite(x).all(): raise ValueError(f"{name} holds NaN or infinity")
+def check_settings(mine: Mapping, theirs: Mapping) -> None:
+    "ValueError naming the first setting of an optimiser that is not as the recipe gives it; the step size is set before each step."
+    if missing := {"params", "lr", "betas", "eps", "weight_decay"} - theirs.keys(): raise ValueError(f"no {min(missing)}")
+    for key, value in theirs.items():
+        fine = has_kind(value, float) and 0 <= value <= LARGEST if key == "lr" else repr(value) == repr(mine.get(key))
+        if not fine: raise ValueError(f"{key} is {printable(repr(value), 60)}, {printable(repr(mine.get(key)), 60)} is expected")
+
+def check_memory(memory: Mapping[str, Tensor], weight: Tensor, steps: int) -> None:
+    "ValueError where an optimiser remembers something of another shape than the weight, more steps than were made, or what is no number."
+    for name, x in memory.items():
+        shape = () if name == "step" else tuple(weight.shape)
+        if tuple(x.shape) != shape or not x.is_floating_point():
+            raise ValueError(f"{name} has shape {tuple(x.shape)}, {x.dtype}: {shape}, floating point, is expected")
+        if not torch.isfinite(x).all(): raise ValueError(f"{name} holds NaN or infinity")
+    if not 1 <= memory["step"] <= steps: raise ValueError(f"step is {memory['step'].item():g}, 1 to {steps} is expected")
+    if (memory["exp_avg_sq"] < 0).any(): raise ValueError("exp_avg_sq holds a negative number")
+
+def check_optimiser(
+    optimiser: torch.optim.Optimizer, # of the run, as it was made
+    saved: Mapping,                   # as `OptimiserState` describes it
+    steps: int,                       # that had been made
+) -> None:
+    "ValueError naming what in an optimiser's state is not of this optimiser after so many steps."
+    groups, weights = optimiser.state_dict()["param_groups"], [p for group in optimiser.param_groups for p in group["params"]]
+    place = "optimiser.param_groups"
+    try:
+        for mine, theirs in zip(groups, saved["param_groups"], strict=True): check_settings(mine, theirs)
+        place = "optimiser.state"
+        if bool(saved["state"]) != bool(steps): raise ValueError(f"{len(saved['state'])} entries after {steps} steps")
+        for i, memory in saved["state"].items():
+            place = f"optimiser.state.{i}"
+            if not 0 <= i < len(weights): raise ValueError(f"there are {len(weights)} weights that learn")
+            check_memory(memory, weights[i], steps)
+    except ValueError as problem: raise ValueError(f"{place}: {problem}") from problem
+
+def check_weights(model: Matcher, weights: Mapping[str, Tensor]) -> None:
+    "ValueError naming the first weight that is missing, unknown, or of another shape or kind than the model's."
+    mine = {name: (tuple(x.shape), x.dtype) for name, x in model.state_dict().items()}
+    theirs = {name: (tuple(x.shape), x.dtype) for name, x in weights.items()}
+    for name in {**mine, **theirs}:
+        if mine.get(name) != theirs.get(name): raise ValueError(f"{name} is {theirs.get(name)}, the model has {mine.get(name)}")
 
 def best_weights(run: Run, state: Mapping) -> dict[str, Tensor] | None:
     "The best epoch's weights: the checkpoint's; earlier versions wrote best/ first and only there."
@@ -388,18 +449,20 @@ def restore(
 ) -> None:
     "Put a run where a checkpoint was; raises as `read_checkpoint` and `check_same`."
     state, cuda = read_checkpoint(run.checkpoint) if state is None else state, torch.cuda.device_count()
+    at, best = Standing(**state["standing"]), best_weights(run, state)
     check_same(run.recipe, run.model, run.data, state, run.checkpoint)
     check_precision(run.precision, state.get("precision"), run.checkpoint)
     try:
+        for weights in filter(None, (state["weights"], best)): check_weights(run.model, weights)
+        check_optimiser(run.optimiser, state["optimiser"], at.step)
         run.model.load_state_dict(state["weights"])
         run.optimiser.load_state_dict(state["optimiser"])
-        check_optimiser(run.optimiser)
         torch.set_rng_state(state["random"]["cpu"])
         if cuda and len(state["random"]["cuda"]) == cuda: torch.cuda.set_rng_state_all(state["random"]["cuda"])
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as problem:
+    except (RuntimeError, ValueError, TypeError) as problem:
         raise ValueError(f"{run.checkpoint} does not fit the model that its recipe describes ({printable(problem, 200)}): "
                          "take another copy, or start again in a new folder") from problem
-    run.at, run.best = Standing(**state["standing"]), best_weights(run, state)
+    run.at, run.best = at, best
 
 def begin_or_restore(run: Run, data_folder: str | Path, earlier: Mapping | None = None) -> None:
     "Begin, or go on from a checkpoint. Nothing is written before all processes have looked; the others begin with what the main one wrote."

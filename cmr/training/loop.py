@@ -176,7 +176,7 @@ class Stopped(KeyboardInterrupt):
     "A run that was asked to stop, and has saved everything."
     def __init__(self, message: str, number: int = signal.SIGINT):
         super().__init__(message)
-        self.status = 128 + number # what a process exits with
+        self.number, self.status = number, 128 + number # status: what a process exits with
 
 class Interrupt:
     "Turns the first Ctrl-C, SIGTERM or SIGHUP into a request, which the loop grants between two steps; the second one stops at once."

@@ -26,10 +26,11 @@ from ..saving import create_model, model_class
 
 # %% auto #0
 __all__ = ['LARGEST', 'OPTIMISERS', 'SCHEDULES', 'MOST_STEPS', 'WIDEST', 'FULL', 'CAMP_FULL', 'CAMP_SMALL', 'RECIPES', 'SHARED',
-           'OWN', 'OWN_MARGIN', 'Recipe', 'has_kind', 'check_values', 'check_recipe', 'learning_rate', 'make_optimiser',
-           'model_arguments', 'freeze', 'kinds_of', 'check_arguments', 'build', 'loss_settings', 'loss_for', 'resolve',
-           'in_stages', 'in_one_stage', 'for_model', 'read_value', 'fitted', 'default_loss', 'owner_of',
-           'unknown_settings', 'change', 'from_older', 'write_recipe', 'recipe_from', 'read_recipe']
+           'OWN', 'OWN_MARGIN', 'INSTEAD', 'NEEDED', 'Recipe', 'has_kind', 'check_values', 'check_recipe',
+           'learning_rate', 'make_optimiser', 'model_arguments', 'freeze', 'kinds_of', 'check_arguments', 'build',
+           'loss_settings', 'loss_for', 'resolve', 'in_stages', 'in_one_stage', 'for_model', 'read_value', 'fitted',
+           'small_model', 'default_loss', 'owner_of', 'unknown_settings', 'change', 'from_older', 'write_recipe',
+           'recipe_from', 'check_parts', 'read_recipe']
 
 # %% ../../nbs/training/recipes.ipynb #9f4a5824
 @dataclass(frozen=True)
@@ -288,10 +289,15 @@ def fitted(
     raise ValueError(f"{key}={value}: {getattr(kind, '__name__', kind)} is expected")
 
 # %% ../../nbs/training/recipes.ipynb #90c1642b
-def default_loss(recipe: Recipe) -> Loss:
-    "The loss of the model that a recipe describes, made small for the purpose."
+def small_model(recipe: Recipe) -> Matcher:
+    "The model that a recipe describes, made small to be asked something. Raises as `build`."
+    check_arguments(recipe)
     small = {key: min(recipe.args.get(key, 8), 8) for key in ("embed_dim", "word_dim") if key in model_arguments(recipe.matcher)}
-    return build(replace(recipe, args={**recipe.args, **small}), 8, 8).default_loss()
+    return build(replace(recipe, args={**recipe.args, **small}), 8, 8)
+
+def default_loss(recipe: Recipe) -> Loss:
+    "The loss of the model that a recipe describes."
+    return small_model(recipe).default_loss()
 
 OWN = [setting.name for setting in fields(Recipe) if setting.name not in ("matcher", "args", "after", "loss_args")] # what `change` sets
 
@@ -357,24 +363,39 @@ def write_recipe(
     "recipe.json: the recipe, and which data it was used on."
     write_text(out / "recipe.json", json.dumps({**asdict(recipe), "data": str(data_folder)}, indent=2) + "\n")
 
+INSTEAD = "take another copy, or name the recipe and the data that the run began with (--recipe NAME --data FOLDER)"
+NEEDED = ("name", "epochs", "patience", "save_every", "seed") # every version wrote them; the rest is held against the checkpoint
+
 def recipe_from(
     content: dict,         # a recipe as json or a checkpoint has it
     source: str | Path,    # the file, for messages
 ) -> Recipe:
-    "A recipe that a file holds. ValueError naming the file and the setting that is unknown, of another kind, or cannot be."
-    try: return Recipe(**from_older(content))
+    "A recipe that a file holds. ValueError naming the file and the setting that is missing, unknown, of another kind, or cannot be."
+    try:
+        found = Recipe(**from_older(content))
+        if missing := [key for key in NEEDED if key not in content]: raise ValueError(f"{', '.join(missing)} is missing")
     except (TypeError, ValueError) as problem:
         said = str(problem).replace("Recipe.__init__() got an unexpected keyword argument", "no setting is called")
-        raise ValueError(f"{source} is no recipe: {printable(said, 300)}; correct it, or take another copy") from problem
+        raise ValueError(f"{source} is no recipe: {printable(said, 300)}; {INSTEAD}") from problem
+    return found
+
+def check_parts(recipe: Recipe) -> None:
+    "ValueError where no model, or no loss, can be made as a recipe or one of its stages says."
+    if recipe.after: check_parts(recipe.after)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loss_for(small_model(recipe), recipe)
 
 def read_recipe(
     out: str | Path,           # folder of a run
 ) -> tuple[Recipe, Path]:      # and the data folder it was used on
     "What `write_recipe` wrote; FileNotFoundError or ValueError names the file."
     path = Path(out) / "recipe.json"
-    if not path.is_file(): raise FileNotFoundError(f"no run in {out}: {path} is missing; start the run without resume")
-    content = read_json(path, dict[str, Any], "the recipe of a run", "take another copy, or begin a new run")
+    content = read_json(path, dict[str, Any], "the recipe of a run", INSTEAD)
     data = content.pop("data", None)
-    if not isinstance(data, str): raise ValueError(f"{path} does not say which data it was used on (data: {printable(repr(data), 60)}): "
-                                                   "take another copy, or begin a new run")
-    return recipe_from(content, path), Path(data)
+    if not isinstance(data, str):
+        raise ValueError(f"{path} does not say which data it was used on (data: {printable(repr(data), 60)}): {INSTEAD}")
+    recipe = recipe_from(content, path)
+    try: check_parts(recipe)
+    except (ValueError, TypeError) as problem: raise ValueError(f"{path}: {printable(problem, 300)}: {INSTEAD}") from problem
+    return recipe, Path(data)
