@@ -14,6 +14,7 @@ import tarfile
 import threading
 import time
 import zipfile
+from contextlib import nullcontext
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -26,7 +27,7 @@ from typer.testing import CliRunner
 
 from cmr.cli import app
 from cmr.data import open_split, published
-from cmr.data.download import PIECE, PartialFile, Patience, Source, SourceFailed, TryAgain, download, judge, pick_members, recorded, unpack
+from cmr.data.download import PIECE, Member, PartialFile, Patience, Source, SourceFailed, TryAgain, download, judge, pick_members, recorded, unpack
 from cmr.data.published import DATASETS, DataSet, Piece, check_counts, make_data, obtain
 
 QUICK = Patience(connect=2, stall=.15, slowest=0, pause=.01, longest=.5)
@@ -429,6 +430,14 @@ def test_passwords_are_not_guessed():
     from cmr.data.download import _zip_member
     member = _zip_member(zipfile.ZipFile(io.BytesIO(packed({}))), info)
     with pytest.raises(ValueError, match="needs a password"): list(pick_members([member], WANTED, MOST, "a"))
+
+
+def test_a_member_of_another_size_than_declared(tmp_path, monkeypatch):
+    "Whatever an archive's reader lets through."
+    member = Member("pictures/x.jpg", 10, True, lambda: io.BytesIO(b"abc"))
+    (tmp_path / "a.zip").write_bytes(BODY)
+    monkeypatch.setattr("cmr.data.download.open_archive", lambda _: nullcontext(iter([member])))
+    with pytest.raises(ValueError, match="declares 10 bytes and holds 3"): unpack(tmp_path / "a.zip", tmp_path / "out", WANTED, MOST, False)
 
 
 def test_only_what_is_wanted_comes_out(tmp_path):
