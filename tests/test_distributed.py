@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from cmr.data import Batch, Vocabulary, batches, open_split
+from cmr.training.checkpoints import hold
 from cmr.training import Recipe, Run, build, loop, read_checkpoint, train, train_step
 
 pytestmark = pytest.mark.skipif(not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
@@ -125,6 +126,7 @@ def play(folder: Path, what: str) -> None:
         said["summary"] = {
             key: value for key, value in train(RECIPE, data, folder / "pair", device="cpu", progress=False).items() if key != "seconds"
         }
+        with hold(folder / "held"): said["held"] = refused(lambda: train(RECIPE, data, folder / "held", device="cpu", progress=False))
         interrupted(data, folder / "stopped", rank)
         train(replace(RECIPE, epochs=9, patience=1), data, folder / "patient", device="cpu", progress=False)
         said["unreadable"] = refused(
@@ -245,6 +247,11 @@ def test_another_number_of_processes_may_go_on(folder, notes, tmp_path):
     assert said.returncode == 0, said.stderr[-3000:]
     assert said.stdout.count("Training imram") == 1 and "with 2 processes" in said.stdout and said.stdout.count("all epochs done") == 1
     assert far(weights(tmp_path / "run"), weights(folder / "pair")) < 1e-6
+
+
+def test_a_folder_that_another_run_holds_is_refused_by_both(folder, notes):
+    said = {told["held"] for told in notes}
+    assert len(said) == 1 and "held is being written to by process" in said.pop() and not (folder / "held").exists()
 
 
 def test_patience_ends_both(folder, notes):

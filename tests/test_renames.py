@@ -1,9 +1,10 @@
-"""A training killed before and after every rename that it makes: what goes on from there ends with the files of an undisturbed run.
+"""What is there before and after every rename of a training goes on, as after a kill, to the files of an undisturbed run.
 
 Run by hand, `python tests/test_renames.py FOLDER` is the process that forks the trainings, so that PyTorch is imported once."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -15,20 +16,22 @@ import pytest
 KINDS = ("plain", "staged")
 
 
-def train_counting(recipe, data: Path, out: Path, last: int = 10**6, after: bool = False) -> int:
-    """Train in a forked process that is gone before (or after) its rename number `last`: the plain command, or --resume where it says so.
+def train_in_child(recipe, data: Path, out: Path, kept: Path | None = None) -> int:
+    """Train in a forked process: the plain command, or --resume where it says so. Number of its renames, or -1 where it failed.
 
-    How many renames it made; 0 where it was gone, -1 where it failed."""
+    Into `kept` go copies of the folder as it is before and after each rename: what is there when the process is killed at that moment."""
     read, write = os.pipe()
     child = os.fork()
     if not child:
         from cmr.training import train
         true, count = os.replace, [0]
+        def keep(when):
+            if kept: shutil.copytree(out, kept / f"{count[0]:03}{when}")
         def counted(*names):
             count[0] += 1
-            if count[0] == last and not after: os._exit(9)
+            keep("before")
             true(*names)
-            if count[0] == last: os._exit(9)
+            keep("after")
         os.replace = counted
         try:
             try: train(recipe, data, out, device="cpu", progress=False)
@@ -43,16 +46,14 @@ def train_counting(recipe, data: Path, out: Path, last: int = 10**6, after: bool
     os.close(write)
     said = os.read(read, 20)
     os.close(read)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status == 9: return 0
-    return int(said) if status == 0 else -1
+    return int(said) if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0 else -1
 
 
 def contents(out: Path) -> dict:
     "What a run left, by file: digests, and what differs from run to run taken out (times, TensorBoard, the folder's name)."
     import csv
-    import hashlib
 
+    from cmr.files import digest
     from cmr.training import read_checkpoint
     found = {}
     for path in sorted(out.rglob("*")):
@@ -62,12 +63,12 @@ def contents(out: Path) -> dict:
             state = read_checkpoint(path)
             for row in state["standing"]["rows"]: row.update(seconds=0, waiting=0)
             state["standing"].update(seconds=0, waiting=0)
-            found[name] = hashlib.sha256(repr([state[key] for key in ("weights", "best", "standing", "recipe", "data", "words")]).encode())
-            found[name] = found[name].hexdigest()
+            tensors = [x for key in ("weights", "best") for x in state[key].values()]
+            found[name] = digest(repr([state[key] for key in ("standing", "recipe", "data", "words")]), *tensors)
         elif path.name == "metrics.csv":
             found[name] = [{**row, "seconds": 0, "waiting": 0} for row in csv.DictReader(path.open(encoding="utf-8"))]
         elif path.name == "curves.png": found[name] = "drawn"
-        else: found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        else: found[name] = digest(path.read_bytes())
     return found
 
 
@@ -80,7 +81,6 @@ def main(folder: Path) -> dict:
     from cmr.data import Vocabulary, open_split
     from cmr.training import loop, train
     torch.set_num_threads(1)
-    torch.set_printoptions(threshold=10**6, precision=17)
     warnings.simplefilter("ignore")
     loop.curves = lambda *_: Drawing  # the picture itself takes longer than the training
     os.fsync = lambda _: None         # nobody pulls the plug of the machine here
@@ -92,13 +92,12 @@ def main(folder: Path) -> dict:
     recipes = {"plain": tiny, "staged": replace(known, after=known)}
     lost, renames = [], {}
     for kind, recipe in recipes.items():
-        renames[kind] = train_counting(recipe, data, folder / kind / "whole")
-        expected = contents(folder / kind / "whole")
-        for n in range(1, renames[kind] + 1):
-            for after in (False, True)[:1 + (kind == "plain")]:  # after one rename is before the next: both are tried once
-                out = folder / kind / f"{n}{after}"
-                assert train_counting(recipe, data, out, n, after) == 0
-                if train_counting(recipe, data, out) < 0 or contents(out) != expected: lost.append([kind, n, after])
+        whole, kept = folder / kind / "whole", folder / kind / "kept"
+        renames[kind] = train_in_child(recipe, data, whole, kept)
+        expected, cases = contents(whole), sorted(kept.iterdir())
+        assert len(cases) == 2 * renames[kind] and contents(cases[0]) != expected
+        for case in cases[::1 if kind == "plain" else 2]:  # after one rename is nearly before the next one
+            if train_in_child(recipe, data, case) < 0 or contents(case) != expected: lost.append([kind, case.name])
     return {"renames": renames, "lost": lost}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -23,9 +25,11 @@ Split = Annotated[str, typer.Option(help="The split that is reported.")]
 def run_table(entries: list, data: Path, out: Path, seeds: str, split: str, device: str | None) -> None:
     "Train everything and print the table."
     from cmr.training import compare, make_accelerator
+    from cmr.training.loop import Stopped
     try: numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError: raise ValueError(f"--seeds {seeds!r}: write whole numbers with commas between them, such as 0,1,2") from None
-    results = compare.compare(entries, data, out, numbers, split, device=make_accelerator(device).device.type)
+    try: results = compare.compare(entries, data, out, numbers, split, device=make_accelerator(device).device.type)
+    except Stopped as stop: raise Stopped(f"{stop}: {shlex.join(['cmr', *sys.argv[1:]])}", stop.number) from stop
     typer.echo(f"{compare.conditions(results)}\n\n{compare.table(results)}\n"
                f"Written to {out}: table.md, results.csv, table.png, and a folder for each run")
 

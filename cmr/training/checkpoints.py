@@ -218,6 +218,7 @@ class OptimiserState(FromFile):
     state: dict[int, Memory]  # by the weight's place
     param_groups: list[dict[str, Any]]
 
+# %% ../../nbs/training/checkpoints.ipynb #e30113d4
 class Checkpoint(FromFile):
     "What last/training.pt has to hold; what it lacks with a default was not noted by earlier versions."
     weights: dict[str, Tensor]
@@ -247,6 +248,7 @@ class Checkpoint(FromFile):
             raise ValueError(f"epoch {at.best_epoch} has no R@sum {at.best:g}")
         return at
 
+# %% ../../nbs/training/checkpoints.ipynb #e30113d5
 def read_checkpoint(
     path: str | Path, # last/training.pt
 ) -> dict:            # on the CPU
@@ -412,6 +414,7 @@ def check_memory(memory: Mapping[str, Tensor], weight: Tensor, steps: int) -> No
     if not 1 <= memory["step"] <= steps: raise ValueError(f"step is {memory['step'].item():g}, 1 to {steps} is expected")
     if (memory["exp_avg_sq"] < 0).any(): raise ValueError("exp_avg_sq holds a negative number")
 
+# %% ../../nbs/training/checkpoints.ipynb #300bfde3
 def check_optimiser(
     optimiser: torch.optim.Optimizer, # of the run, as it was made
     saved: Mapping,                   # as `OptimiserState` describes it

@@ -14,26 +14,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from signal import SIGINT
+from typing import Annotated
 
 import psutil
 import torch
+from pydantic import Field, field_validator
 
 from ..camp import ABLATIONS, ablation
 from ..data import open_split
 from ..data.datasets import feature_digest
-from ..files import FromFile, atomic_write, digest, read_json, read_text, remove_partial_files, write_text
+from ..files import FromFile, atomic_write, digest, read_json, remove_partial_files, write_text
 from ..recall import Report
 from ..saving import load, model_class
-from .checkpoints import hold
+from .checkpoints import Count, Number, hold
 from .distributed import choose_precision
-from .loop import MEASURES, evaluate, train, write_metrics
-from .recipes import Recipe, change, for_model, recipe_from, resolve, unknown_settings
-from ..world.scenes import load_entries, world_report
+from .loop import MEASURES, Stopped, evaluate, train, write_metrics
+from .recipes import LARGEST, Recipe, change, for_model, recipe_from, resolve, unknown_settings
+from ..world.scenes import WorldReport, load_entries, world_report
 
 # %% auto #0
-__all__ = ['TEN_MODELS', 'Measures', 'TWINS', 'machine', 'Entry', 'ablations', 'models', 'Result', 'read_result', 'fingerprint',
-           'train_entry', 'spread', 'by_label', 'table_row', 'table', 'conditions', 'figure', 'write', 'compare']
+__all__ = ['TEN_MODELS', 'TWINS', 'machine', 'Entry', 'ablations', 'models', 'Budget', 'Machine', 'Result', 'read_result',
+           'fingerprint', 'train_entry', 'spread', 'by_label', 'table_row', 'table', 'conditions', 'figure', 'write',
+           'compare']
 
 # %% ../../nbs/training/compare.ipynb #72ae1e23
 TEN_MODELS = ("devise", "order", "dvsa", "vse", "cmpm", "pvse", "vsrn", "scan", "imram", "camp")
@@ -81,34 +84,57 @@ def models(
             for name, recipe, odd in zip(names or TEN_MODELS, recipes, unknown)]
 
 # %% ../../nbs/training/compare.ipynb #ecd515ab
-Measures = dict[str, int | float]
+class Budget(FromFile, extra="allow"):
+    "What is told of a recipe under a table."
+    epochs: Count
+    batch_size: Count
+    lr: float
 
+class Machine(FromFile, extra="allow"):
+    "What `machine` gives, as far as a table tells it."
+    processor: str
+    cores: Count
+    threads: Count
+    device: str
+    torch: str
+    date: str
+
+# %% ../../nbs/training/compare.ipynb #ecd515ac
 class Result(FromFile, extra="allow"):
     "What result.json has to hold; earlier versions noted neither fingerprint nor precision."
     label: str
-    seed: int
+    seed: Count
     split: str
     data: str
-    recipe: dict[str, Any]
-    report: Measures
-    dev: Measures
-    parameters: int
-    epochs: int
-    best_epoch: int
-    seconds_per_epoch: float
-    machine: dict[str, Any]
-    world: dict[str, Any] | None = None
+    recipe: Budget
+    report: Report
+    dev: dict[str, Number]
+    parameters: Count
+    epochs: Count
+    best_epoch: Count
+    seconds_per_epoch: Annotated[float, Field(ge=0, le=LARGEST)]
+    machine: Machine
+    world: WorldReport | None = None
     fingerprint: dict[str, str] | None = None
     precision: str | None = None
 
+    @field_validator("report", "world")
+    @classmethod
+    def possible(cls, found):
+        "ValueError naming the first number that no evaluation gives."
+        for key, value in (asdict(found) if found else {}).items():
+            most = 600 if key == "rsum" else LARGEST if key.endswith(("median", "mean", "negatives")) else 100
+            if not 0 <= value <= most: raise ValueError(f"{key}={value} is no number from 0 to {most}")
+        return found
+
+# %% ../../nbs/training/compare.ipynb #ecd515ad
 def read_result(
     file: Path,    # result.json of a row and seed
     wanted: dict,  # what it must agree with
 ) -> dict:
     "What came out before. ValueError where that was by another recipe, on other data or in another precision, or is no result."
     parts = f"choose another folder, or delete {file.parent}"
-    read_json(file, Result, "the result of a row", parts)
-    found = json.loads(read_text(file))  # with what others may have added
+    found = read_json(file, Result, "the result of a row", parts).model_dump(exclude_unset=True)
     model, _ = load(file.parent / "best")
     before, now = (resolve(recipe_from(result["recipe"], file), model) for result in (found, wanted))
     later = {key for key in ("fingerprint", "precision") if found.get(key) is None}
@@ -139,7 +165,7 @@ def train_entry(
     wanted = {"label": entry.label, "seed": seed, "split": split, "data": str(data), "recipe": json.loads(json.dumps(asdict(recipe))),
               "fingerprint": fingerprint(data, split), "precision": choose_precision(how.get("precision"))}
     for part in (folder, folder / "last", folder / "best"): remove_partial_files(part)  # of one that was killed
-    if file.is_file(): return read_result(file, wanted)
+    if file.exists(): return read_result(file, wanted)
     ended = train(recipe, data, folder, resume=(folder / "last" / "training.pt").is_file(), **how)
     model, vocabulary = load(folder / "best")
     examined, truth = open_split(data, split), data / f"{split}_scenes.json"
@@ -247,6 +273,9 @@ def compare(
         for n, (seed, entry) in enumerate(itertools.product(seeds, entries)):
             place = f"{n + 1} of {len(seeds) * len(entries)}"
             if how.get("progress", True): print(f"{place}: {entry.label}, seed {seed}  [{datetime.datetime.now():%H:%M}]")
-            results.append(train_entry(entry, seed, data, out / f"{entry.label}-seed{seed}", split, **how))
+            try: results.append(train_entry(entry, seed, data, out / f"{entry.label}-seed{seed}", split, **how))
+            except KeyboardInterrupt as stop:
+                said = f"stopped in {entry.label}, seed {seed} ({place}), all saved; go on with the same command"
+                raise Stopped(said, getattr(stop, "number", SIGINT)) from stop
             write(results, out)
     return results

@@ -379,6 +379,7 @@ def recipe_from(
         raise ValueError(f"{source} is no recipe: {printable(said, 300)}; {INSTEAD}") from problem
     return found
 
+# %% ../../nbs/training/recipes.ipynb #d9d531db
 def check_parts(recipe: Recipe) -> None:
     "ValueError where no model, or no loss, can be made as a recipe or one of its stages says."
     if recipe.after: check_parts(recipe.after)
