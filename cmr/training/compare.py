@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
 from signal import SIGINT
-from typing import Annotated
+from typing import Annotated, Any
 
 import psutil
 import torch
