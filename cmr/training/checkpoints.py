@@ -69,8 +69,10 @@ class Standing(FromFile):
     @classmethod
     def one_an_epoch(cls, rows):
         "ValueError unless the rows are those of epochs 1, 2, 3 and so on, each with what is drawn."
-        if not all(row.get("epoch") == n and {"loss", "rsum", "seconds"} <= row.keys() for n, row in enumerate(rows, 1)):
-            raise ValueError("a row for each epoch, with epoch, loss, rsum and seconds, is expected")
+        drawn = {"loss", "rsum", "seconds", *(f"{side}_r{k}" for side in ("text", "image") for k in (1, 5, 10))}
+        for n, row in enumerate(rows, 1):
+            if row.get("epoch") != n or drawn - row.keys():
+                raise ValueError(f"row {n} is not that of epoch {n}, with {', '.join(sorted(drawn))}")
         for key, value in ((key, value) for row in rows for key, value in row.items()):
             most = 600 if key == "rsum" else 100 if key.startswith(("text_r", "image_r")) else LARGEST
             if key != "loss" and not 0 <= value <= most: raise ValueError(f"{key}={value} is no number from 0 to {most}")
