@@ -252,6 +252,7 @@ def group(state, **parts): return optimiser(state, {"param_groups": [{**state["o
     (lambda s: {"standing": {**s["standing"], "rows": [{**s["standing"]["rows"][0], "image_r10": 2**70}]}}, r"standing\.rows\.0\.image_r10"),
     (lambda s: {"standing": {**s["standing"], "rows": [{**s["standing"]["rows"][0], "image_r10": 100.5}]}}, "image_r10=100.5"),
     (lambda s: {"standing": {**s["standing"], "rows": [{k: v for k, v in s["standing"]["rows"][0].items() if k != "text_r5"}]}}, "with image_r1,.*text_r5"),
+    (lambda s: {"standing": {k: v for k, v in s["standing"].items() if k != "batch"}}, "batch is missing"),
     (lambda s: {"standing": {**s["standing"], "rows": []}}, "0 rows for 1 epochs"),
     (lambda s: {"standing": {**s["standing"], "best": 601.0}}, "standing: .*epoch 1 has no R@sum 601"),
     (lambda s: {"recipe": {**s["recipe"], "lr": "0.01"}}, "lr='0.01': float is expected"),

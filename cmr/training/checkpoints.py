@@ -245,6 +245,7 @@ class Checkpoint(FromFile):
     @classmethod
     def level(cls, at):
         "ValueError unless there is a row for each epoch that was done, and the best one is one of them."
+        if missing := Standing.model_fields.keys() - at.model_fields_set - {"waiting"}: raise ValueError(f"{min(missing)} is missing")
         if len(at.rows) != at.epoch: raise ValueError(f"{len(at.rows)} rows for {at.epoch} epochs")
         if at.best_epoch > at.epoch or at.best_epoch and at.rows[at.best_epoch - 1]["rsum"] != at.best:
             raise ValueError(f"epoch {at.best_epoch} has no R@sum {at.best:g}")

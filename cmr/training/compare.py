@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
 from signal import SIGINT
-from typing import Annotated, Any
+from typing import Annotated
 
 import psutil
 import torch
