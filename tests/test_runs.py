@@ -186,7 +186,7 @@ def test_another_precision_is_refused_and_the_recorded_one_taken(world, tmp_path
 def test_other_features_under_the_same_captions_are_refused(world, stopped, tmp_path):
     shutil.copytree(world, tmp_path / "other")
     with h5py.File(tmp_path / "other" / "train.h5", "r+") as file: file["features"][7] = file["features"][7] * 1.5
-    with pytest.raises(ValueError, match="on other data: train_features was"): train(RECIPE, tmp_path / "other", stopped, resume=True, **QUIET)
+    with pytest.raises(ValueError, match="on other data: train features was"): train(RECIPE, tmp_path / "other", stopped, resume=True, **QUIET)
 
 
 def test_a_checkpoint_of_an_earlier_version_goes_on_with_a_note(world, whole, stopped):

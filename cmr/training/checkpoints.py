@@ -383,7 +383,8 @@ def check_same(
                for key in now if key not in free and before[key] != now[key]]
     if changed: raise ValueError(f"cannot resume {path} with another recipe: {'; '.join(changed)}. Use the old settings, or a new folder")
     known = [key for key in data if key in state["data"] or key not in LATER]
-    parts = [f"{key} was {printable(state['data'].get(key), 60)}, now {data[key]}" for key in known if state["data"].get(key) != data[key]]
+    parts = [f"{key.replace('_', ' ')} was {printable(state['data'].get(key), 60)}, now {data[key]}"
+             for key in known if state["data"].get(key) != data[key]]
     if parts: raise ValueError(f"cannot resume {path} on other data: {'; '.join(parts)}. Give the data folder the run began with")
     if len(known) < len(data):
         warnings.warn(f"{path} is of an earlier version, which noted neither features nor precision: see to it that both are the same now",
