@@ -240,6 +240,20 @@ def check_kind(
     raise ValueError(f"{printable(path)} is {CALLED[found]}, expected {what} ({CALLED[kind]}): {todo}")
 
 
+def need_folder(
+    path: str | Path,
+    what: str,          # "data folder", for messages
+    remedy: str,        # what to give instead
+) -> Path:
+    "The path. FileNotFoundError where no folder is there; a file in its place is called what it is."
+    path = Path(path)
+    if path.is_dir(): return path
+    if not path.is_file(): raise FileNotFoundError(f"no {what} at {printable(path)}: {remedy}")
+    kind = kind_of(path)
+    todo = INSTEAD[kind] if kind in ("torch", "pickle") else remedy
+    raise FileNotFoundError(f"{printable(path)} is a file ({CALLED[kind]}), no {what}: {todo}")
+
+
 # --- text and json ---------------------------------------------------------------------------------------------------------------
 
 def read_text(

@@ -29,6 +29,7 @@ from cmr.files import (
     atomic_write,
     check_memory,
     digest,
+    need_folder,
     parse_json,
     printable,
     read_json,
@@ -196,7 +197,7 @@ def fetch(
         raise ValueError(f"a saved model is loaded as it is: no option {', '.join(unknown)}, only {', '.join(HUB_OPTIONS)} for the hub")
     path, shown = Path(where).expanduser(), printable(where, 300)
     if path.is_dir(): return path
-    if path.exists(): raise FileNotFoundError(f"{shown} is a file: give the folder of a saved model, which has {FILES[0]} and {FILES[1]}")
+    if path.exists(): need_folder(path, "saved model", f"give its folder, which has {FILES[0]} and {FILES[1]}")
     if not is_hub_name(where):
         near = " or ".join(printable(folder) for folder in near_folders(path))
         raise FileNotFoundError(f"no folder {shown}{f' (did you mean {near}?)' if near else ''}: give the folder of a saved model, "

@@ -436,3 +436,14 @@ def test_models_are_listed_with_their_arguments():
     assert [line.split()[0] for line in said.splitlines() if not line.startswith(" ")] == cmr.list_models()
     assert "steps=3" in call("models", "IMRAM") and "vse" not in call("models", "imram")
     assert "unknown model 'bert'" in call("models", "bert", code=2)
+
+
+@pytest.mark.parametrize("words", [["evaluate", "model_best.pth.tar"], ["search", "model_best.pth.tar", "a dog"], ["train", "--data", "model_best.pth.tar"],
+                                   ["check", "model_best.pth.tar"], ["data", "convert", "model_best.pth.tar", "out"], ["import", "captions", "model_best.pth.tar", "out"],
+                                   ["compare", "--data", "model_best.pth.tar"]], ids=" ".join)
+def test_a_published_checkpoint_is_called_one_by_every_command(tmp_path, monkeypatch, words):
+    import torch
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": [{"fc.weight": torch.zeros(2, 2)}]}, tmp_path / "model_best.pth.tar")
+    said = call(*words, code=2).strip().splitlines()[-1]
+    assert said.startswith("Error: ") and "model_best.pth.tar" in said and "PyTorch checkpoint" in said and "cmr import checkpoint" in said

@@ -45,6 +45,7 @@ from cmr.files import (
     h5_member,
     h5_text,
     need_file,
+    need_folder,
     open_h5,
     open_npy,
     parse_json,
@@ -744,8 +745,7 @@ def splits(
     folder: str | Path,
 ) -> list[str]:     # names, sorted
     "The splits in a data folder whose names `split_name` takes; FileNotFoundError saying what a data folder holds where there is none."
-    folder = Path(folder)
-    if not folder.is_dir(): raise FileNotFoundError(f"no data folder at {folder}: {EXPECTED}")
+    folder = need_folder(folder, "data folder", EXPECTED)
     found = {path.name.removesuffix(ending) for ending in ARRAYS for path in folder.glob(f"*{ending}")}
     found |= {path.stem for path in folder.glob("*.h5") if _is_split(path)}
     found = {name for name in found if re.fullmatch(SPLIT, name)}

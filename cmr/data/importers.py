@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from .captions import PICTURE, Captions, by_split, draw_splits, first_captions, gather_captions, match_names
 from .datasets import BLOCK, Rows, open_split, read_blocks, read_names, splits, write_split
 from .feature_files import FeatureRows, feature_rows, split_arrays
-from ..files import check_room, need_file, own_folder, printable, write_text
+from ..files import check_room, kind_of, need_file, own_folder, printable, write_text
 
 # %% ../../nbs/data/importers.ipynb #b3700f93
 def read_karpathy(
@@ -294,7 +294,7 @@ def convert(
     "Write every split of the source as HDF5, each image once, all or none; raises as `open_split` and `import_captions` do."
     if Path(source).is_file() or Path(source).suffix == ".json":
         if features is None:
-            need_file(source, "a file of captions")
+            if kind_of(need_file(source, "a file of captions")) not in ("text", "json"): gather_captions(source)  # says what it is
             raise ValueError(f"{printable(source)} holds captions only: give features, such as a .npy file with a row (regions, numbers) "
                              "for each image")
         return import_captions(source, out, features, ids, progress=progress, max_bytes=max_bytes)
