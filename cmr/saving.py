@@ -131,6 +131,11 @@ def config_digest(config: Mapping[str, Any]) -> str:
     return digest(json.dumps({key: value for key, value in config.items() if key not in RETIRED}, sort_keys=True))[:16]
 
 
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    "A short digest of weights, their names, types and shapes."
+    return digest(*(part for name, x in sorted(state.items()) for part in (f"{name} {x.dtype} {tuple(x.shape)}", x)))[:16]
+
+
 def write_model(
     model: Matcher,
     folder: str | Path,
@@ -143,12 +148,14 @@ def write_model(
     folder, vocabulary = Path(folder), vocabulary or model.vocabulary
     learned_from = {"extractor": model.extractor.model_dump()} if isinstance(model.extractor, ExtractorInfo) else {}
     config = {"matcher": type(model).__name__, **learned_from, **model.config}
-    about = {"config": config_digest(config), **({"vocabulary": vocabulary_digest(vocabulary)} if vocabulary else {})}
+    state = model.state_dict()
+    words = {"vocabulary": vocabulary_digest(vocabulary)} if vocabulary else {}
+    about = {"config": config_digest(config), "weights": weights_digest(state), **words}
     with ExitStack() as files:
         described = files.enter_context(atomic_write(folder / FILES[0]))  # its name appears last: where it is, the others are
         described.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
         if vocabulary: vocabulary.save(files.enter_context(atomic_write(folder / FILES[2])))
-        write_tensors(folder / FILES[1], model.state_dict(), about)
+        write_tensors(folder / FILES[1], state, about)
     if not vocabulary: (folder / FILES[2]).unlink(missing_ok=True)        # of an earlier model
 
 
@@ -369,6 +376,8 @@ def from_pretrained(
     folder = fetch(where, **options)
     config = read_config(folder)
     tensors, about = read_tensors(folder / FILES[1], "the weights of a model", "copy it again or take another checkpoint")
+    if about.get("weights") not in (None, weights_digest(tensors)):
+        raise ValueError(f"{printable(folder / FILES[1])} is damaged: its numbers are not those that were written; {AGAIN}")
     if about.get("config") not in (None, config_digest(config)):
         raise ValueError(f"{printable(folder / FILES[0])} is not the one that model.safetensors was saved with (changed by hand, of "
                          f"another model, or saving was cut off): {AGAIN}, or save the model again")

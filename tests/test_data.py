@@ -837,3 +837,11 @@ def test_cut_captions_are_counted_once():
             for _ in range(2): tokens, starts = split.encode(vocabulary)
         assert [str(one.message) for one in said] == [f"some.h5: {cut} of 3 captions are cut to max_words={most}"] * bool(cut)
         assert np.diff(starts).max() <= (most or 6)
+
+
+@pytest.mark.parametrize("missing", ["features", "captions"])
+def test_half_a_split_is_refused_not_passed_over(tmp_path, missing):
+    for name in ("train", "dev"): write_split(tmp_path / f"{name}.h5", np.ones((2, 3, 4), np.float32), ["a", "b"], [0, 1])
+    with h5py.File(tmp_path / "train.h5", "r+") as file: del file[missing]
+    assert splits(tmp_path) == ["dev", "train"]
+    with pytest.raises(ValueError, match=rf"train\.h5.*{missing}"): open_split(tmp_path, "train")

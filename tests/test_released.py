@@ -272,3 +272,7 @@ def test_a_vocabulary_that_does_not_fit_is_refused_by_name(tmp_path):
     assert "not empty" in command(file, tmp_path / "out", "--family", "imram", code=2) and (tmp_path / "out" / "config.json").read_text() == "mine"
     assert "imram has no pooling, fusion" in command(file, tmp_path / "new", "--family", "imram", "--pooling", "lse", "--fusion", "sum", code=2)
     assert "steps" in command(file, tmp_path / "new", "--family", "imram", "--steps", 0, code=2)
+
+
+def test_sizes_are_read_from_weights_of_two_axes():
+    with pytest.raises(ValueError, match="weights with two axes"): SCAN.from_released({"img_enc.fc.weight": torch.ones(3), "txt_enc.embed.weight": torch.ones(4, 2)})

@@ -428,3 +428,13 @@ def test_a_model_may_have_a_vocabulary_class_of_its_own(tmp_path, vocabulary):
         save(Backwards(4, len(words)), words, tmp_path)
         assert type(cmr.load(tmp_path)[1]) is Reversed
     finally: MODELS.pop("backwards", None)
+
+
+def test_a_flipped_bit_in_the_weights_is_found(tmp_path):
+    model = VSE(4, 6, embed_dim=8, word_dim=5)
+    cmr.save(model, Vocabulary(["a", "b"]), tmp_path)
+    path = tmp_path / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged: its numbers"): cmr.load(tmp_path)

@@ -432,6 +432,9 @@ def open_gallery(
 ) -> Gallery:
     "The gallery of one side of a split: read from its file, else encoded, and written where a file is named. ValueError as `Gallery.load`."
     check_side(side)
+    if split.region_dim != model.region_dim:
+        raise ValueError(f"{split.source} has regions of {split.region_dim} numbers, the model was trained on {model.region_dim}: "
+                         "search data with the features it was trained on")
     names, data = split.ids if side == "images" else split.captions, data_digest(split)
     blocks = image_blocks(model, split) if side == "images" else caption_blocks(model, split, vocabulary)
     if path is None: return Gallery(model, Fragments.cat(list(blocks)), side, maps, names, data=data)

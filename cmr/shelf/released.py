@@ -86,6 +86,8 @@ def build_released(
     "Build a model whose sizes are read off the authors' weights; ValueError lists weights that are missing, unknown or misshapen."
     state = released_weights(state_dict, modules, ignore)
     project, embed = state["image_encoder.project.weight"], state["text_encoder.embed.weight"]
+    if project.dim() != 2 or embed.dim() != 2:
+        raise ValueError(f"sizes are read from weights with two axes; they have shapes {tuple(project.shape)} and {tuple(embed.shape)}")
     both = any(name.endswith("_reverse") for name in state)
     sizes = project.shape[1], len(embed), len(project), embed.shape[1]
     model = cls(*sizes, variant="released", bidirectional=both, **options).to(project.dtype)

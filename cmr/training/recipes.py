@@ -394,7 +394,7 @@ def read_recipe(
     path = Path(out) / "recipe.json"
     content = read_json(path, dict[str, Any], "the recipe of a run", INSTEAD)
     data = content.pop("data", None)
-    if not isinstance(data, str):
+    if not isinstance(data, str) or not 0 < len(data) <= 4096 or len(Path(data).name) > 255:
         raise ValueError(f"{path} does not say which data it was used on (data: {printable(repr(data), 60)}): {INSTEAD}")
     recipe = recipe_from(content, path)
     try: check_parts(recipe)

@@ -19,7 +19,7 @@ from pathlib import Path
 PARTS = "files,kills,limits"
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "reliability.md"
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # where `reliability` is found
-os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", COLUMNS="200", MPLBACKEND="Agg")
+os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", COLUMNS="200", MPLBACKEND="Agg", MPLCONFIGDIR=tempfile.mkdtemp())
 warnings.simplefilter("ignore")
 
 

@@ -79,7 +79,7 @@ def hdf5(base: Path) -> Iterator[Case]:
     if has("check"): yield from some("HDF5", "h5/train.h5", inside[2::3], ("check", "h5"), ("h5",))
     yield from some("HDF5", "h5/test.h5", [*d.few_in_bytes(), *inside[::8]], search("h5"), ("h5", "run"), named=("'test'",))
     for words in (compare("h5"), ablate("h5")): yield from some("HDF5", "h5/dev.h5", [*d.few_in_bytes(), *inside[4::20]], words, ("h5",), named=("'dev'",))
-    yield from some("HDF5", "h5/train.h5", [*d.few_in_bytes(), *inside[5::12]], RESUME, ("h5", "part"), own=("part",), named=("'train'",))
+    yield from some("HDF5", "h5/train.h5", [*d.few_in_bytes(), *inside[5::12]], RESUME, ("h5", "part"), own=("part",), named=("'train'", "train features"))
 
 
 def jsons(base: Path) -> Iterator[Case]:

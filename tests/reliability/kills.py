@@ -16,6 +16,7 @@ DATA = ("--data", "big")
 COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {  # what is killed; how it is typed again, the first that ends well
     "data scenes": (("data", "scenes", "--train", "60", "--dev", "20", "--test", "20", "--out", "out/w"),),
     "data convert": (("data", "convert", "big", "out/h5"),),
+    "features": (("features", "photos", "-o", "out/p.h5", *CPU),),
     "train": (("train", *DATA, "--out", "out/run", *QUICK, "--epochs", "4"), ("train", "--out", "out/run", "--resume", *CPU)),
     "evaluate --scores": (("evaluate", "run", *DATA, "--split", "train", "--scores", "out/s.npy", "--max-memory", "200KB", *CPU),),
     "search --index": (("search", "run", "a red dog", *DATA, "--split", "train", "--index", "out/g.safetensors", *CPU),),
@@ -65,7 +66,7 @@ def kill_command(name: str, base: Path, folder: Path, kills: int, seed: int) -> 
     def fresh(at: Path) -> None:
         shutil.rmtree(at, ignore_errors=True)
         at.mkdir(parents=True)
-        for needed in ("big", "run"): shutil.copytree(base / needed, at / needed)
+        for needed in ("big", "run", "photos"): shutil.copytree(base / needed, at / needed)
     fresh(folder / "calm")
     started = time.monotonic()
     if wait(in_child(commands[0], folder / "calm", log, memory=0), 300) != 0: return Killed(name, faults=("the unbroken run failed: " + log.read_text()[-300:],))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 SMALL = ["--embed-dim", "8", "--set", "word_dim=6", "--device", "cpu"]
 QUICK = ["--model", "vse", "--epochs", "1", "--batch-size", "8", *SMALL]
@@ -66,6 +67,13 @@ def write_big(folder: Path) -> None:
     for seed, (split, n) in enumerate({"train": 200, "dev": 30, "test": 30}.items()):
         np.save(folder / f"{split}_ims.npy", np.random.default_rng(seed).normal(size=(n, 8, 6)).astype(np.float32))
         (folder / f"{split}_caps.txt").write_text("".join(caption(i) + "\n" for i in range(2 * n)))
+
+
+def write_photos(folder: Path) -> None:
+    "Forty small pictures of noise."
+    folder.mkdir()
+    noise = np.random.default_rng(0)
+    for i in range(40): Image.fromarray(noise.integers(0, 256, (40, 60, 3), np.uint8)).save(folder / f"{i}.png")
 
 
 def write_karpathy(folder: Path) -> None:
@@ -178,4 +186,5 @@ def write_all(base: Path) -> None:
     command("compare", "vse", "--data", "h5", "--epochs", 1, "--embed-dim", 8, "--device", "cpu", "--out", "table")
     (base / "scores").mkdir()
     write_big(base / "big")
+    write_photos(base / "photos")
     write_scores("scores/all.npy", ["evaluate", "run", *SCORES])
