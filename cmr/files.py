@@ -211,10 +211,11 @@ def kind_of(
     "What a file is by its first bytes, whatever it is called."
     with open(path, "rb") as file: head = file.read(64)
     if not head: return "empty"
+    # first, since it begins with the length of its header, which may be any two bytes, those of a pickle too
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < Path(path).stat().st_size: return "safetensors"
     for start, kind in STARTS.items():
         if head.startswith(start): return kind
     if head.startswith(b"PK\x03\x04"): return _kind_of_zip(Path(path))
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < Path(path).stat().st_size: return "safetensors"
     if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["): return "json"
     return "bytes" if b"\0" in head else "text"
 

@@ -260,6 +260,12 @@ def test_the_same_tensors_give_the_same_bytes(tmp_path):
     assert set(tensors) == set(about) == set("abcdef") and about["c"] == "c"
 
 
+def test_a_header_as_long_as_a_pickle_begins_is_no_pickle(tmp_path):
+    for filler in range(700):                       # lengths of headers from about 70 to 770 bytes: 0x0280 = 640 begins as a pickle does
+        files.write_tensors(tmp_path / "a", {"x": torch.ones(1)}, {"note": "x" * filler})
+        assert files.kind_of(tmp_path / "a") == "safetensors", filler
+
+
 def test_safetensors_cut_short_is_refused(tmp_path):
     files.write_tensors(tmp_path / "a", {"x": torch.ones(10)})
     whole = (tmp_path / "a").read_bytes()
