@@ -240,7 +240,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'cmr.data.download.SourceFailed': ('data/download.html#sourcefailed', 'cmr/data/download.py'),
                                    'cmr.data.download.TryAgain': ('data/download.html#tryagain', 'cmr/data/download.py'),
                                    'cmr.data.download.TryAgain.__init__': ('data/download.html#tryagain.__init__', 'cmr/data/download.py'),
-                                   'cmr.data.download._alone': ('data/download.html#_alone', 'cmr/data/download.py'),
                                    'cmr.data.download._copy': ('data/download.html#_copy', 'cmr/data/download.py'),
                                    'cmr.data.download._finish': ('data/download.html#_finish', 'cmr/data/download.py'),
                                    'cmr.data.download._first_names': ('data/download.html#_first_names', 'cmr/data/download.py'),

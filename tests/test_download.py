@@ -232,7 +232,7 @@ def test_only_one_process_downloads_a_file(server, tmp_path):
     first = threading.Thread(target=download, args=(source, tmp_path / "a.zip", MOST, Patience(), False))
     first.start()
     assert begun.wait(20)
-    with pytest.raises(BlockingIOError, match="being downloaded by another process"): download(source, tmp_path / "a.zip", MOST, QUICK, False)
+    with pytest.raises(ValueError, match="a.zip is being written by another process"): download(source, tmp_path / "a.zip", MOST, QUICK, False)
     go.set()
     first.join()
     assert (tmp_path / "a.zip").read_bytes() == BODY

@@ -26,14 +26,13 @@ from typing import IO
 from urllib.parse import unquote, urlsplit
 
 import requests
-from filelock import FileLock, Timeout
 from huggingface_hub import hf_hub_url
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm.auto import tqdm
 from urllib3.exceptions import InvalidHeader
 from urllib3.util.retry import Retry
 
-from ..files import CALLED, FromFile, check_room, kind_of, own_folder, printable, read_json, read_text, write_text
+from ..files import CALLED, FromFile, alone_with, check_room, kind_of, own_folder, printable, read_json, read_text, write_text
 
 # %% ../../nbs/data/download.ipynb #dl000011
 ON_HUB = re.compile(r"hf://([^/@]+/[^/@]+)@([^/]+)/(.+)")
@@ -292,7 +291,7 @@ def download(
     path.parent.mkdir(parents=True, exist_ok=True)
     part, failures = PartialFile(path), 0
     bar = tqdm(desc=path.name, unit="B", unit_scale=True, delay=.5, disable=not progress)
-    with _alone(path), requests.Session() as session, bar:
+    with alone_with(path, "give another folder"), requests.Session() as session, bar:
         session.max_redirects = 10
         while True:
             before = part.size
@@ -317,16 +316,6 @@ def _finish(part: PartialFile, path: Path, source: Source, named: str) -> Path:
     os.replace(part.path, path)
     part.remove()
     return path
-
-# %% ../../nbs/data/download.ipynb #dla200028
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    "Only one process downloads a file. BlockingIOError for the second one."
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
-    try: lock.acquire()
-    except Timeout: raise BlockingIOError(f"{printable(path)} is being downloaded by another process: wait for it") from None
-    try: yield
-    finally: lock.release()
 
 # %% ../../nbs/data/download.ipynb #dl000037
 @dataclass(frozen=True)
