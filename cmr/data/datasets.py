@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 
 # %% ../../nbs/data/datasets.ipynb #h0ds0005
 from .extractors import ExtractorInfo
+from .sampling import bring_together, drop_regions, drop_words, stream
 from .vocabulary import END, MARKS, START, UNK, Vocabulary, tokenize, unknown_share
 from cmr.files import (
     COPY_AGAIN,
@@ -874,15 +875,21 @@ class CaptionPairs(Dataset):
     def __init__(self,
         split: ImageCaptions,
         vocabulary: Vocabulary, # encodes the captions now, so that a bad one is found before training
+        drop: tuple[float, float] = (0, 0), # shares of words and of regions that are left out at random
+        when: tuple[int, int] = (0, 0),     # seed and epoch, which decide what is
     ):
-        self.split = split
+        self.split, self.drop, self.when = split, drop, when
         self.tokens, self.starts = split.encode(vocabulary)
 
     def __len__(self) -> int: return len(self.split)
 
     def __getitem__(self, caption: int) -> tuple[ndarray, ndarray, int, int]:
         image = int(self.split.image_of_caption[caption])
-        return self.split.regions(image), self.tokens[self.starts[caption]:self.starts[caption + 1]], image, int(caption)
+        regions, tokens = self.split.regions(image), self.tokens[self.starts[caption]:self.starts[caption + 1]]
+        words, rows = self.drop
+        if words: tokens = drop_words(tokens, words, stream(*self.when, caption, 1))
+        if rows: regions = drop_regions(regions, rows, stream(*self.when, caption, 2))
+        return regions, tokens, image, int(caption)
 
 # %% ../../nbs/data/datasets.ipynb #8e69257e
 def batches(
@@ -896,6 +903,8 @@ def batches(
     workers: int = 0,                # processes that read ahead, two batches each
     part: tuple[int, int] = (0, 1),  # (rank, world_size): of each batch only this process's equal part
     pin: bool = False,               # in page-locked memory, from where a GPU copies while it computes
+    together: ndarray | None = None, # (P, 2) images that should share a batch, as `bring_together` takes them
+    drop: tuple[float, float] = (0, 0), # shares of words and of regions that are left out at random
 ) -> DataLoader:                     # of `Batch`
     "The batches of one epoch, as `batch_rows` cuts them, in an order of seed and epoch only. ValueError where a batch has no negatives."
     n, world_size = len(split), part[1]
@@ -905,5 +914,7 @@ def batches(
     if batch_size % world_size:
         raise ValueError(f"batch_size={batch_size} cannot be divided among {world_size} processes: use a multiple of {world_size}")
     order = np.random.default_rng([seed, epoch]).permutation(n) if shuffle else np.arange(n)
-    return DataLoader(CaptionPairs(split, vocabulary), batch_sampler=batch_rows(order, batch_size, part)[start:], collate_fn=collate,
+    if together is not None: order = bring_together(order, split.image_of_caption, together, batch_size)
+    pairs = CaptionPairs(split, vocabulary, drop, (seed, epoch))
+    return DataLoader(pairs, batch_sampler=batch_rows(order, batch_size, part)[start:], collate_fn=collate,
                       num_workers=workers, pin_memory=pin, generator=torch.Generator().manual_seed(seed))

@@ -39,6 +39,7 @@ from cmr.files import (
 from ..matcher import Matcher
 from ..saving import load, model_class, save, vocabulary_digest
 from .distributed import all_reduce_max, choose_precision, from_main, make_accelerator, rank_and_world_size
+from .twins import read_twins
 from .recipes import LARGEST, Recipe, build, has_kind, loss_for, make_optimiser, recipe_from, resolve, write_recipe
 
 # %% auto #0
@@ -161,6 +162,7 @@ class Run:
         for split in (self.train, self.dev, *others): look_through(split, self.vocabulary)
         self.model = build(recipe, self.train.region_dim, len(self.vocabulary))
         self.model.vocabulary, self.model.extractor, self.loss = self.vocabulary, self.train.extractor, loss_for(self.model, recipe)
+        self.twins = read_twins(data_folder, self.train) if recipe.twins else None
         self.standstill = self.loss.standstill(recipe.batch_size) # the loss of a pair where all scores are equal
         self.warmup_steps = self.model.warmup_steps if recipe.warmup_steps is None else recipe.warmup_steps
         self.precision = choose_precision(precision, earlier.get("precision"))
@@ -177,7 +179,8 @@ class Run:
         "This process's part of the batches that the epoch has still to do; `workers` as for `train`."
         workers = reading_ahead(self.device.type) if workers is None else workers
         return batches(self.train, self.vocabulary, self.recipe.batch_size, self.recipe.seed, self.at.epoch, self.at.batch,
-                       workers=workers, part=rank_and_world_size(), pin=self.device.type == "cuda")
+                       workers=workers, part=rank_and_world_size(), pin=self.device.type == "cuda",
+                       together=self.twins and self.twins.together, drop=(self.recipe.word_dropout, self.recipe.region_dropout))
 
 # %% ../../nbs/training/checkpoints.ipynb #cd8e8de2
 def random_state() -> dict:
@@ -329,6 +332,7 @@ def standardise_from(
     split: ImageCaptions,  # the training split
     batch_size: int = 256, # images at a time
     progress: bool = True, # show a bar where it takes more than two seconds
+    common: bool = False,  # one scale for all numbers of a region, so that those that spread most go on counting most
 ) -> None:
     "Set shift and scale of a region encoder to mean and standard deviation of real regions; a Note where the encoder has none."
     encoder: Any = getattr(model, "image_encoder", None)
@@ -341,7 +345,8 @@ def standardise_from(
         x = features[mask].double()
         count, total, squares = count + len(x), total + x.sum(0), squares + x.pow(2).sum(0)
     mean = total / count
-    encoder.standardise(mean, (squares / count - mean**2).clamp(min=0).sqrt())
+    variance = (squares / count - mean**2).clamp(min=0)
+    encoder.standardise(mean, (variance.mean().expand_as(variance) if common else variance).sqrt())
 
 # %% ../../nbs/training/checkpoints.ipynb #d7169a64
 def take_over(
@@ -361,7 +366,8 @@ def take_over(
 def begin(run: Run) -> None:
     "The first checkpoint, before the first step: from now on the run can be resumed."
     if run.recipe.after: take_over(run, run.out / "before" / "best")
-    elif run.recipe.standardise: standardise_from(run.model, run.train, progress=run.progress)
+    elif run.recipe.standardise:
+        standardise_from(run.model, run.train, progress=run.progress, common=run.recipe.standardise == "common")
     write_checkpoint(run)
 
 # %% ../../nbs/training/checkpoints.ipynb #625cf931

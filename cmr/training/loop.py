@@ -56,6 +56,7 @@ from cmr.training.distributed import (
     repeatable,
 )
 from .recipes import Recipe, learning_rate, write_recipe
+from .twins import Twins
 
 # %% ../../nbs/training/loop.ipynb #568ea65e
 def evaluate(
@@ -131,12 +132,15 @@ def batch_scores(
     model: Matcher,
     batch: Batch,          # this process's part of the joint batch
     engine: bool = True,   # as for `training_scores`
-) -> tuple[Tensor, Tensor]: # (B, B) scores of the joint batch, float32 or wider, and which images are the same
+    twins: Twins | None = None, # that share batches: what is true of both is no negative
+) -> tuple[Tensor, Tensor]: # (B, B) scores of the joint batch, float32 or wider, and which pairs are no rivals
     "Encode one's own part, gather all images, score one's own captions with them, and put the columns of all processes side by side."
     images, captions = gather_fragments(model.encode_images(batch.features, batch.mask)), model.encode_captions(batch.tokens, batch.lengths)
     scores = joint_scores(wide(training_scores(model, images, captions, engine)))
-    image = all_gather(batch.image).flatten() if rank_and_world_size()[1] > 1 else batch.image
-    return scores, image[:, None] == image
+    alone = rank_and_world_size()[1] == 1
+    image, caption = (rows if alone else all_gather(rows).flatten() for rows in (batch.image, batch.caption))
+    same = image[:, None] == image
+    return scores, same | twins.true_of(image, caption) if twins else same
 
 # %% ../../nbs/training/loop.ipynb #c3b2dd41
 def batch_loss(
@@ -145,7 +149,8 @@ def batch_loss(
 ) -> Tensor:        # () summed over the joint batch, as in Eq. 13
     "The loss, with all rivals while the training warms up. ValueError where scores are no numbers."
     try:
-        with run.accelerator.autocast(): scores, same_image = batch_scores(run.model, batch.to(run.device, non_blocking=True), run.engine)
+        batch = batch.to(run.device, non_blocking=True)
+        with run.accelerator.autocast(): scores, same_image = batch_scores(run.model, batch, run.engine, run.twins)
         return (run.loss.warm_up if run.at.step < run.warmup_steps else run.loss)(scores, same_image)
     except ValueError as problem: raise ValueError(f"step {run.at.step + 1}, {run.train.source}: {problem}{where_kept(run)}") from problem
 

@@ -53,7 +53,7 @@ class Recipe:
     vocabulary: str | None = None       # a published vocabulary (json) whose words are taken; None: those of the training captions
     marks: bool = False                 # <start> and <end> count as words
     max_words: int | None = None        # longer captions are cut
-    standardise: bool = False           # give regions mean 0 and standard deviation 1 first
+    standardise: bool | str = False     # give regions mean 0 and standard deviation 1 first; "common": one scale for all their numbers
     patience: int | None = None         # stop after so many epochs without a better R@sum
     seed: int = 0                       # decides first weights and the order of batches
     save_every: float = 10.0            # minutes between two checkpoints inside an epoch
@@ -65,6 +65,9 @@ class Recipe:
     weight_decay: float = 0.0           # of the optimiser
     schedule: str = "step"              # of the step size: "step", "cosine" or "constant"
     accumulate: int = 1                 # batches whose gradients are added up for one step
+    twins: bool = False                 # put images that are easily confused into one batch
+    word_dropout: float = 0.0           # share of the words that are unknown at random while training
+    region_dropout: float = 0.0         # share of the regions that are left out at random while training
 
     def __post_init__(self):
         if isinstance(self.after, dict): object.__setattr__(self, "after", recipe_from(self.after, "after")) # as it stands in json
@@ -116,6 +119,9 @@ def check_recipe(recipe: Recipe) -> None:
         need(getattr(recipe, key) is None or getattr(recipe, key) > 0, f"{key}={getattr(recipe, key)} must be above 0")
     for key in ("clip", "warmup_steps", "save_every", "seed", "weight_decay"):
         need(getattr(recipe, key) is None or getattr(recipe, key) >= 0, f"{key}={getattr(recipe, key)} must not be negative")
+    need(recipe.standardise in (True, False, "common"), f'standardise={recipe.standardise!r}: choose true, false or "common"')
+    for key in ("word_dropout", "region_dropout"):
+        need(0 <= getattr(recipe, key) < 1, f"{key}={getattr(recipe, key)}: a share from 0 to below 1 is expected")
     need(recipe.decays is None or recipe.decays >= 0, f"decays={recipe.decays}: use 0 or more, or None")
     need(recipe.patience is None or recipe.patience > 0, f"patience={recipe.patience}: use 1 or more, or None")
 
