@@ -180,7 +180,7 @@ class Run:
         workers = reading_ahead(self.device.type) if workers is None else workers
         return batches(self.train, self.vocabulary, self.recipe.batch_size, self.recipe.seed, self.at.epoch, self.at.batch,
                        workers=workers, part=rank_and_world_size(), pin=self.device.type == "cuda",
-                       together=self.twins and self.twins.together, drop=(self.recipe.word_dropout, self.recipe.region_dropout))
+                       together=self.twins.together if self.twins else None, drop=(self.recipe.word_dropout, self.recipe.region_dropout))
 
 # %% ../../nbs/training/checkpoints.ipynb #cd8e8de2
 def random_state() -> dict:
