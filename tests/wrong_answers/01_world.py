@@ -23,17 +23,6 @@ WRONG = {
         """def judge(meaning, scene):
     return (all(any(fits(thing, claim) for thing in scene.things) for claim in meaning.things)
             and all(any(r == fact[0] for fact in scene.facts) for r, _, _ in meaning.relations))"""],
-    "twin_share": [
-        # a tie counts
-        "def twin_share(own, twins): return 100 * np.mean(own >= twins)",
-        # half of one
-        "def twin_share(own, twins): return 100 * np.mean((own > twins) + (own == twins) / 2)",
-        # each with all
-        "def twin_share(own, twins): return 100 * np.mean(own[:, None] > twins)",
-        # not in percent
-        "def twin_share(own, twins): return np.mean(own > twins)",
-        # the means
-        "def twin_share(own, twins): return 100. * (np.mean(own) > np.mean(twins))"],
     "guess": [
         # for K = 1 only
         "def guess(n, g, K): return g / n",
