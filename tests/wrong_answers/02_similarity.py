@@ -14,17 +14,6 @@ WRONG = {
         # squared lengths
         """def cosine_table(V, T):
     return V @ T.T / (V.pow(2).sum(1)[:, None] * T.pow(2).sum(1))"""],
-    "sentence_score": [
-        # padding counts
-        "def sentence_score(V, T, n): return cosine(V, T).amax(dim=0).mean()",
-        # the best word for each region
-        "def sentence_score(V, T, n): return cosine(V, T[:n]).amax(dim=1).mean()",
-        # the sum
-        "def sentence_score(V, T, n): return cosine(V, T[:n]).amax(dim=0).sum()",
-        # no best region
-        "def sentence_score(V, T, n): return cosine(V, T[:n]).mean()",
-        # a row for each word, not one number
-        "def sentence_score(V, T, n): return cosine(V, T[:n]).amax(dim=0)"],
     "safe_sqrt": [
         # the trap
         "def safe_sqrt(s): return torch.where(s > 0, s.sqrt(), 0)",
