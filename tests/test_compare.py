@@ -66,6 +66,35 @@ def test_the_table_is_the_mean_over_seeds(done):
     assert compare.spread([3.0]) == "3.0" and compare.spread([1.0, 2.0], 0) == "2 (1-2)"
 
 
+def test_the_interval_over_images_stands_beside_the_seeds(done):
+    "In the table, the mean of both seeds' ends; in results.csv each recall's; a result of an earlier version has none."
+    out, results = done
+    ends = [result["report"]["intervals"]["rsum"] for result in results[::2]]
+    assert ends[0] != ends[1] and compare.interval(results[::2]) == pytest.approx([sum(side) / 2 for side in zip(*ends, strict=True)])
+    cells = [cell.strip() for cell in compare.table(results).splitlines()[2].split("|")[1:-1]]
+    assert cells[8] == "[{:.1f}, {:.1f}]".format(*compare.interval(results[::2]))
+    with open(out / "results.csv", newline="") as file: rows = list(csv.DictReader(file))
+    for row, result in zip(rows, results, strict=True):
+        for name, (low, high) in result["report"]["intervals"].items():
+            assert (float(row[f"{name}_low"]), float(row[f"{name}_high"])) == pytest.approx((low, high)) and low <= float(row[name]) <= high
+    assert "intervals" not in rows[0]
+    old = [{**result, "report": {key: value for key, value in result["report"].items() if key != "intervals"}} for result in results]
+    assert compare.interval(old[:1]) == [] and "| vse |" in compare.table(old) and compare.figure(old)
+
+
+@pytest.mark.parametrize("intervals", [{"rsum": [1.0, 2.0]}, {"odd": [1.0]}, "few", {"rsum": None}])
+def test_intervals_of_a_damaged_result(done, intervals, tmp_path):
+    from cmr.files import read_json
+    result = done[1][0]
+    whole = result["report"]["intervals"]
+    for odd in (intervals, {**whole, **intervals} if isinstance(intervals, dict) else intervals, {**whole, "rsum": [1.0, 900.0]}):
+        if odd == {**whole, "rsum": [1.0, 2.0]}: continue
+        (tmp_path / "result.json").write_text(json.dumps({**result, "report": {**result["report"], "intervals": odd}}))
+        with pytest.raises(ValueError, match="is not a result"): read_json(tmp_path / "result.json", compare.Result, "a result")
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert read_json(tmp_path / "result.json", compare.Result, "a result").report.intervals == whole
+
+
 def test_the_same_call_goes_on(done, world, monkeypatch):
     out, results = done
     monkeypatch.setattr(compare, "train", lambda *a, **k: pytest.fail("trained again"))

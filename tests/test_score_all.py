@@ -486,13 +486,15 @@ def test_sizes_as_people_write_them():
 
 
 def test_evaluate_hands_on_file_and_bound(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
     import cmr.training
     from cmr.cli import app
     given, model = [], Path(__file__).parent.parent / "data" / "sample"
 
     def evaluate(*args, **more):
         given.append((args[4], more))
-        return "the report", torch.zeros(24, 120)
+        return SimpleNamespace(table=lambda: "the report"), torch.zeros(24, 120)
     from typer.testing import CliRunner
     monkeypatch.setattr(cmr.training, "evaluate", evaluate)
     words = ["evaluate", str(model / "imram"), "--data", str(model), "--split", "sample", "--device", "cpu"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cmr.data import ImageCaptions
-    from cmr.recall import Report
+    from cmr.recall import Difference, Report
 
 
 def model_folder(
@@ -86,13 +86,15 @@ def evaluate_together(
     max_bytes: int | None = None,  # as for `cmr.training.evaluate`
     device: str | None = None,
     engine: bool = True,
-) -> tuple[dict[str, Report], Tensor]:  # the report of each folder, and "mean of scores"; and that mean (I, C)
-    """Each model alone, and the mean of their scores, which is how the field reports ensembles (SCAN, IMRAM: two directions trained apart).
+) -> tuple[dict[str, Report], dict[str, Difference], Tensor]:
+    """Reports, and R@sum against the first, of each folder and the "mean of scores"; and that mean (I, C).
+
+    Each model alone, and the mean of their scores, which is how the field reports ensembles (SCAN, IMRAM: two directions trained apart).
 
     Scores are averaged as they are; a warning says where the spread of one model's is three times another's or more, which
     then decides nearly alone. ValueError names the model that cannot read the split."""
     from cmr.files import printable
-    from cmr.recall import report
+    from cmr.recall import compare, hits, report
     from cmr.training import evaluate
     loaded = [load_model(path, device) for path in models]  # what is missing or damaged is said before the first is scored
     for model, _, folder in loaded:
@@ -100,12 +102,12 @@ def evaluate_together(
             raise ValueError(f"{printable(folder)} was trained on regions of {model.region_dim} numbers, {split.source} has "
                              f"{split.region_dim}: leave it out")
     reports: dict[str, Report] = {}
-    total, spread = None, {}
+    total, spread, counts = None, {}, {}
     for model, vocabulary, folder in loaded:
         try: found, scores = evaluate(model, split, vocabulary, folds, max_bytes, engine=engine)
         except ValueError as problem: raise ValueError(f"{printable(folder)}: {problem}") from problem
         name = printable(folder) if printable(folder) not in reports else f"{printable(folder)} ({len(reports) + 1})"
-        reports[name], spread[name] = found, float(scores.std())
+        reports[name], spread[name], counts[name] = found, float(scores.std()), hits(scores, split.image_of_caption, folds)
         total = scores / len(loaded) if total is None else total.add_(scores / len(loaded))
     assert total is not None
     narrow, wide = min(spread, key=spread.__getitem__), max(spread, key=spread.__getitem__)
@@ -113,22 +115,78 @@ def evaluate_together(
         warnings.warn(f"the scores of {wide} vary by {spread[wide]:.3g}, those of {narrow} by {spread[narrow]:.3g} (standard deviation): "
                       "their mean is nearly the first one's alone", stacklevel=2)
     reports["mean of scores"] = report(total, split.image_of_caption, folds)
-    return reports, total.float()
+    first, *others = counts.values()
+    others.append(hits(total, split.image_of_caption, folds))
+    differences = {name: compare(other, first)["rsum"] for name, other in zip([*reports][1:], others, strict=True)}
+    return reports, differences, total.float()
+
+
+def print_table(
+    heads: list[str],        # of all columns but the first, which holds names
+    rows: list[list[str]],
+) -> None:
+    "Print numbers to the right of names; a file has room for whole lines."
+    from rich.console import Console
+    from rich.table import Table
+    table = Table("", *heads)
+    for column in table.columns[1:]: column.justify = "right"
+    table.columns[0].overflow = "fold"
+    for row in rows: table.add_row(*row)
+    wide = None if Console().is_terminal else 90 + max(len(row[0]) for row in rows)
+    Console(markup=False, emoji=False, highlight=False, width=wide).print(table)
 
 
 def show_reports(
     reports: dict[str, Report],
+    differences: dict[str, Difference],  # R@sum of all but the first, against the first
 ) -> None:
-    "Print a table with a line for each."
-    from rich.console import Console
-    from rich.table import Table
-    table = Table("", *(f"{side} R@{k}" for side in ("text", "image") for k in (1, 5, 10)), "R@sum")
-    for column in table.columns[1:]: column.justify = "right"
-    table.columns[0].overflow = "fold"
+    "Print a line for each, and below how sure R@sum is, and its difference from the first."
+    from cmr.recall import RECALLS
+    heads = [*(f"{side} R@{k}" for side in ("text", "image") for k in (1, 5, 10)), "R@sum"]
+    print_table(heads, [[name, *(f"{getattr(r, recall):.1f}" for recall in RECALLS)] for name, r in reports.items()])
+    rows = []
     for name, r in reports.items():
-        table.add_row(name, *(f"{x:.1f}" for x in (r.text_r1, r.text_r5, r.text_r10, r.image_r1, r.image_r5, r.image_r10, r.rsum)))
-    wide = None if Console().is_terminal else 90 + max(map(len, reports))  # a file has room for whole lines
-    Console(markup=False, emoji=False, highlight=False, width=wide).print(table)
+        ends, x = (r.intervals or {}).get("rsum", (r.rsum, r.rsum)), differences.get(name)
+        against = [f"{x.difference:+.1f}", f"[{x.low:+.1f}, {x.high:+.1f}]", f"{x.p:.4f}", f"{x.d:+.2f}"] if x else [""] * 4
+        rows.append([name, f"{r.rsum:.1f}", "[{:.1f}, {:.1f}]".format(*ends), *against])
+    print_table(["R@sum", "95%", "to the first", "95%", "p", "d"], rows)
+    typer.echo(f"{INTERVALS}\nto the first: R@sum less the first line's, on the same images; p by random swaps of the two models,\n"
+               "image by image; d in standard deviations of single images' differences.")
+
+
+INTERVALS = "95%: bootstrap intervals over images, each with its captions; the gallery stays as it is."
+
+
+def evaluate_models(
+    models: list[Path],
+    data: Path | None,
+    split: str,
+    folds: int,
+    scores: Path | None,
+    max_bytes: int | None,
+    device: str | None,
+    engine: bool,
+) -> None:
+    "Evaluate one model or several, print, and write the scores where that was asked."
+    from cmr.data import open_split
+    from cmr.files import alone_with, write_npy
+    from cmr.training import evaluate
+    one = load_model(models[0], device) if len(models) == 1 else None
+    data = pick_data(data)
+    where = open_split(data, split)
+    check_request(where, folds, scores, len(models) > 1)
+    title = f"on {data}, split {split}{f', mean of {folds} folds' if folds > 1 else ''}"
+    if one:
+        result, matrix = evaluate(one[0], where, one[1], folds, max_bytes, out=scores, engine=engine)
+        typer.echo(f"{one[2]} {title}\n{result.table()}\n{INTERVALS}")
+    else:
+        with alone_with(scores, "give another name") if scores else nullcontext():
+            reports, differences, matrix = evaluate_together(models, where, folds, max_bytes, device, engine)
+            if scores: write_npy(scores, matrix.numpy())
+        typer.echo(f"{len(models)} models {title}")
+        show_reports(reports, differences)
+    show_world(matrix, data, split)
+    if scores: typer.echo(f"The scores are in {scores}, {matrix.shape[0]:,} images by {matrix.shape[1]:,} captions in float32")
 
 
 @app.command("evaluate")
@@ -146,7 +204,7 @@ def evaluate_command(
     device: Device = None,
     engine: Engine = True,
 ):
-    """Print R@1, R@5, R@10 in both directions, R@sum and the ranks of the right answers.
+    """Print R@1, R@5, R@10 in both directions and R@sum, with 95% intervals, and the ranks of the right answers.
 
     \b
     Examples:
@@ -170,23 +228,4 @@ def evaluate_command(
     """
     with plain_errors():
         import_own(imports)
-        from cmr.data import open_split
-        from cmr.files import alone_with, write_npy
-        from cmr.training import evaluate
-        bound = as_bytes(max_memory)
-        one = load_model(models[0], device) if len(models) == 1 else None
-        data = pick_data(data)
-        where = open_split(data, split)
-        check_request(where, folds, scores, len(models) > 1)
-        title = f"on {data}, split {split}{f', mean of {folds} folds' if folds > 1 else ''}"
-        if one:
-            result, matrix = evaluate(one[0], where, one[1], folds, bound, out=scores, engine=engine)
-            typer.echo(f"{one[2]} {title}\n{result}")
-        else:
-            with alone_with(scores, "give another name") if scores else nullcontext():
-                reports, matrix = evaluate_together(models, where, folds, bound, device, engine)
-                if scores: write_npy(scores, matrix.numpy())
-            typer.echo(f"{len(models)} models {title}")
-            show_reports(reports)
-        show_world(matrix, data, split)
-        if scores: typer.echo(f"The scores are in {scores}, {matrix.shape[0]:,} images by {matrix.shape[1]:,} captions in float32")
+        evaluate_models(models, data, split, folds, scores, as_bytes(max_memory), device, engine)

@@ -25,7 +25,7 @@ from ..camp import ABLATIONS, ablation
 from ..data import open_split
 from ..data.datasets import feature_digest
 from ..files import FromFile, atomic_write, digest, read_json, remove_partial_files, write_text
-from ..recall import Report
+from ..recall import RECALLS, Report
 from ..saving import load, model_class
 from .checkpoints import Count, Number, hold
 from .distributed import choose_precision
@@ -35,8 +35,8 @@ from ..world.scenes import WorldReport, load_entries, world_report
 
 # %% auto #0
 __all__ = ['TEN_MODELS', 'TWINS', 'machine', 'Entry', 'ablations', 'models', 'Budget', 'Machine', 'Result', 'read_result',
-           'fingerprint', 'train_entry', 'spread', 'by_label', 'table_row', 'table', 'conditions', 'figure', 'write',
-           'compare']
+           'fingerprint', 'train_entry', 'spread', 'interval', 'by_label', 'table_row', 'table', 'conditions', 'figure',
+           'write', 'compare']
 
 # %% ../../nbs/training/compare.ipynb #72ae1e23
 TEN_MODELS = ("devise", "order", "dvsa", "vse", "cmpm", "pvse", "vsrn", "scan", "imram", "camp")
@@ -122,7 +122,11 @@ class Result(FromFile, extra="allow"):
     @classmethod
     def possible(cls, found):
         "ValueError naming the first number that no evaluation gives."
-        for key, value in (asdict(found) if found else {}).items():
+        values = asdict(found) if found else {}
+        ends = values.pop("intervals", None) or {}
+        if ends and (set(ends) != set(RECALLS) or any(len(pair) != 2 for pair in ends.values())):
+            raise ValueError(f"intervals are of {', '.join(ends)}: expected two ends for each of {', '.join(RECALLS)}")
+        for key, value in [*values.items(), *((key, end) for key, pair in ends.items() for end in pair)]:
             most = 600 if key == "rsum" else LARGEST if key.endswith(("median", "mean", "negatives")) else 100
             if not 0 <= value <= most: raise ValueError(f"{key}={value} is no number from 0 to {most}")
         return found
@@ -186,6 +190,13 @@ def spread(
     text = f"{mean(values):.{places}f}"
     return text if len(values) < 2 else f"{text} ({min(values):.{places}f}-{max(values):.{places}f})"
 
+def interval(
+    many: Sequence[dict],  # results of one row
+) -> list[float]:          # its two ends; none where a result of an earlier version has none
+    "The 95% interval over images of R@sum, the mean of the seeds' at both ends."
+    ends = [(result["report"].get("intervals") or {}).get("rsum") for result in many]
+    return [mean(side) for side in zip(*ends)] if all(ends) else []
+
 TWINS = ("twin", "colour_twin", "relation_twin")
 
 def by_label(results: Sequence[dict]) -> dict[str, list[dict]]:
@@ -203,15 +214,16 @@ def table_row(
     "The cells of a row."
     recalls = [f"{mean(result['report'][key] for result in many):.1f}" for key in MEASURES[1:]]
     world = [f"{mean(result['world'][key] for result in many):.1f}" for key in TWINS] if twins else []
-    return [label, *recalls, spread([result["report"]["rsum"] for result in many]), *world, f"{many[0]['parameters']:,}",
+    return [label, *recalls, spread([result["report"]["rsum"] for result in many]),
+            "[{:.1f}, {:.1f}]".format(*ends) if (ends := interval(many)) else "", *world, f"{many[0]['parameters']:,}",
             f"{mean(result['seconds_per_epoch'] for result in many):.0f}", ", ".join(str(result["seed"]) for result in many)]
 
 # %% ../../nbs/training/compare.ipynb #a4b53ab9
 def table(results: Sequence[dict]) -> str:
-    "A markdown table: recall in percent, parameters, seconds an epoch; mean over the seeds, lowest and highest in brackets."
+    "A markdown table: recall, its interval over images, parameters, time; means over the seeds, lowest and highest in brackets."
     twins = all("world" in result for result in results)
-    head = ["model", "text R@1", "R@5", "R@10", "image R@1", "R@5", "R@10", "R@sum", *(["twins", "colours", "relations"] if twins else []),
-            "parameters", "s an epoch", "seeds"]
+    head = ["model", "text R@1", "R@5", "R@10", "image R@1", "R@5", "R@10", "R@sum", "95% interval",
+            *(["twins", "colours", "relations"] if twins else []), "parameters", "s an epoch", "seeds"]
     rows = [table_row(label, many, twins) for label, many in by_label(results).items()]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *("| " + " | ".join(cells) + " |" for cells in rows)]
     return "\n".join(lines) + "\n"
@@ -227,16 +239,18 @@ def conditions(results: Sequence[dict]) -> str:
 
 # %% ../../nbs/training/compare.ipynb #e02e5a43
 def figure(results: Sequence[dict]):  # a matplotlib Figure
-    "R@sum of each row: a dot a seed, a line at the mean."
+    "R@sum of each row: a dot a seed, a line at the mean, the interval over images behind them."
     from matplotlib.figure import Figure
     rows = by_label(results)
     shape = Figure(figsize=(7, 1 + .32 * len(rows)), layout="constrained")
     axes = shape.subplots()
     for place, many in enumerate(rows.values()):
         values = [result["report"]["rsum"] for result in many]
+        if ends := interval(many): axes.plot(ends, [place] * 2, lw=7, alpha=.25, color="C0", solid_capstyle="butt")
         axes.plot(values, [place] * len(values), "o", ms=4, color="C0")
         axes.plot([mean(values)] * 2, [place - .3, place + .3], color="C1")
-    axes.set(yticks=range(len(rows)), yticklabels=list(rows), xlabel=f"R@sum on {results[0]['split']} (a dot a seed, a line at the mean)")
+    axes.set(yticks=range(len(rows)), yticklabels=list(rows),
+             xlabel=f"R@sum on {results[0]['split']} (a dot a seed, a line at their mean; pale: 95% of images)")
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=.3)
     return shape
@@ -247,9 +261,13 @@ def write(
     out: Path,  # a folder
 ) -> None:
     "table.md, results.csv and table.png, each whole or not at all."
-    columns = ["label", "seed", *Report.__dataclass_fields__, *TWINS, "parameters", "seconds_per_epoch", "best_epoch",
-               "gate_matching", "gate_other"]
-    rows = [{**result["dev"], **result, **result["report"], **result.get("world", {})} for result in results]
+    ends = [f"{name}_{end}" for name in RECALLS for end in ("low", "high")]
+    numbers = [name for name in Report.__dataclass_fields__ if name != "intervals"]
+    columns = ["label", "seed", *numbers, *ends, *TWINS, "parameters", "seconds_per_epoch", "best_epoch", "gate_matching", "gate_other"]
+    pairs = [(result["report"].get("intervals") or {}) for result in results]
+    rows = [{**result["dev"], **result, **result["report"], **result.get("world", {}),
+             **dict(zip(ends, [end for name in RECALLS for end in found.get(name, [None] * 2)]))}
+            for result, found in zip(results, pairs)]
     write_metrics(rows, out / "results.csv", columns)
     write_text(out / "table.md", f"{conditions(results)}\n\n{table(results)}")
     with atomic_write(out / "table.png") as partial: figure(results).savefig(partial, format="png", dpi=120)

@@ -63,4 +63,22 @@ WRONG = {
         """def forgiving_ranks(scores, true):
     best = np.where(true, scores, -np.inf).max(axis=1, keepdims=True)
     return ((scores >= best) & ~true).sum(axis=0)"""],
+    "sample_r1": [
+        # the mean of the pictures' shares: a picture with one caption counts as much as one with five
+        "def sample_r1(found, captions, drawn): return 100 * (found[drawn] / captions[drawn]).mean()",
+        # a picture that came twice counts once
+        "def sample_r1(found, captions, drawn):\n    drawn = np.unique(drawn)\n    return 100 * found[drawn].sum() / captions[drawn].sum()",
+        # the captions of all pictures
+        "def sample_r1(found, captions, drawn): return 100 * found[drawn].sum() / captions.sum()",
+        # a share, not percent
+        "def sample_r1(found, captions, drawn): return found[drawn].sum() / captions[drawn].sum()"],
+    "p_by_coins": [
+        # one side only
+        "def p_by_coins(each, coins): return (1 + (coins @ each >= each.sum()).sum()) / (1 + len(coins))",
+        # as far is not far enough
+        "def p_by_coins(each, coins): return (1 + (np.abs(coins @ each) > abs(each.sum())).sum()) / (1 + len(coins))",
+        # what was seen is left out: p may be 0
+        "def p_by_coins(each, coins): return (np.abs(coins @ each) >= abs(each.sum())).mean()",
+        # each picture's size is lost
+        "def p_by_coins(each, coins): return (1 + (np.abs(coins @ np.sign(each)) >= abs(np.sign(each).sum())).sum()) / (1 + len(coins))"],
 }
