@@ -46,11 +46,13 @@ def load_model(
 
 
 def show_world(scores, data: Path, split: str) -> None:
-    "What only the built-in data can tell: twin accuracy, and the ceiling of recall."
+    "What only the built-in data can tell: twins, the ceiling of recall, and measures by all right answers."
     path = data / f"{split}_scenes.json"
     if not os.path.lexists(path): return
-    from cmr.world import scenes
-    typer.echo(scenes.world_report(scores.numpy(), scenes.load_entries(str(path))))
+    from cmr.world import measures, scenes
+    entries = scenes.load_entries(str(path))
+    typer.echo(scenes.world_report(scores.numpy(), entries))
+    if entries: typer.echo(measures.truth_report(scores.numpy(), entries))
 
 
 def as_bytes(
