@@ -49,17 +49,11 @@ RECALLS = ("text_r1", "text_r5", "text_r10", "image_r1", "image_r5", "image_r10"
 @dataclass(frozen=True)
 class Report:
     "Recall in percent, ranks from 1; `text`: images ask for captions, `image`: captions ask for images."
-    text_r1: float
-    text_r5: float
-    text_r10: float
-    image_r1: float
-    image_r5: float
-    image_r10: float
+    text_r1: float; text_r5: float; text_r10: float
+    image_r1: float; image_r5: float; image_r10: float
     rsum: float
-    text_median: float
-    image_median: float
-    text_mean: float
-    image_mean: float
+    text_median: float; image_median: float
+    text_mean: float; image_mean: float
     # [low, high] of each of `RECALLS`
     intervals: dict[str, list[float]] | None = field(default=None, compare=False, repr=False)
 

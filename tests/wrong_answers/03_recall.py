@@ -47,22 +47,6 @@ WRONG = {
         "def text_luck(C, n, k):\n    from math import comb\n    return 1 - comb(C - n, k) / comb(C, k)",
         # the chance to miss
         "def text_luck(C, n, k):\n    from math import comb\n    return 100 * comb(C - n, k) / comb(C, k)"],
-    "forgiving_ranks": [
-        # true pictures count against each other
-        """def forgiving_ranks(scores, true):
-    best = np.where(true, scores, -np.inf).max(axis=0)
-    return (scores >= best).sum(axis=0) - 1""",
-        # zero hides nothing where scores are negative
-        """def forgiving_ranks(scores, true):
-    best = (scores * true).max(axis=0)
-    return ((scores >= best) & ~true).sum(axis=0)""",
-        # the best of all pictures
-        """def forgiving_ranks(scores, true):
-    return ((scores >= scores.max(axis=0)) & ~true).sum(axis=0)""",
-        # the best captions of each picture
-        """def forgiving_ranks(scores, true):
-    best = np.where(true, scores, -np.inf).max(axis=1, keepdims=True)
-    return ((scores >= best) & ~true).sum(axis=0)"""],
     "sample_r1": [
         # the mean of the pictures' shares: a picture with one caption counts as much as one with five
         "def sample_r1(found, captions, drawn): return 100 * (found[drawn] / captions[drawn]).mean()",
