@@ -9,7 +9,7 @@ MODEL_HOMES = {"VSE": "cmr.matcher", "SCAN": "cmr.attention", "IMRAM": "cmr.imra
 _HOMES = {**MODEL_HOMES, **dict.fromkeys(("Matcher", "register"), "cmr.matcher"),
           **dict.fromkeys(("encode_all", "score_all"), "cmr.fast"),
           **dict.fromkeys(("create_model", "list_models", "load", "save"), "cmr.saving"),
-          **dict.fromkeys(("Recipe", "evaluate", "train"), "cmr.training")}
+          **dict.fromkeys(("Recipe", "evaluate", "train"), "cmr.training"), "Search": "cmr.search.explain"}
 __all__ = sorted(_HOMES)
 
 

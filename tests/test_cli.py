@@ -221,8 +221,8 @@ def test_search_both_ways(run, world, tmp_path):
     assert sorted(line.split(maxsplit=2)[2] for line in found.splitlines()[-12:]) == sorted(open_split(world, "test").captions)
     write_world(tmp_path / "other", seed=1)
     for words, message in (
-        ([], "one of the three"),
-        (["a dog", "--image", 2], "one of the three"),
+        ([], "one of them"),
+        (["a dog", "--image", 2], "one of them"),
         (["a dog", "--top", 9, "--shortlist", 5], "shorter than --top 9"),
         (["zebra"], "unknown words only"),
         ([""], "empty"),

@@ -577,8 +577,8 @@ def test_an_id_is_an_id(tmp_path):
         status, text = said(split, *words)
         assert status == 0 and "a red dog" in text and "\x1b" not in text
     assert said("test", "--image", "5")[1] == said("test", "--row", "1")[1]
-    for split, words, message in (("dev", ("--image", "5"), "no image '5'"), ("dev", ("--row", "5"), "no row 5"), ("test", ("a dog", "--row", "1"), "one of the three"),
-                                  ("test", (), "one of the three"), ("test", ("zebra",), "unknown words only")):
+    for split, words, message in (("dev", ("--image", "5"), "no image '5'"), ("dev", ("--row", "5"), "no row 5"), ("test", ("a dog", "--row", "1"), "one of them"),
+                                  ("test", (), "one of them"), ("test", ("zebra",), "unknown words only")):
         status, text = said(split, *words)
         assert status == 2 and message in text
 
