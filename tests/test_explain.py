@@ -165,6 +165,7 @@ def test_a_picture_asks(photos, tmp_path):
     found = finder(photos / "grey.png", top=2)
     assert found.finds == "pictures like it" and found.hits[0].name == "grey.png" and abs(found.hits[0].score - 1) < 1e-3
     model.extractor = None
+    del finder.extractor
     with pytest.raises(ValueError, match="doesn't say who made"): finder(photos / "grey.png")
 
 
