@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,13 +12,68 @@ from cmr.cli.app import Device, Imports, PathArgument, PathOption, app, import_o
 from cmr.cli.data import pick_data
 from cmr.cli.evaluate import load_model
 
+if TYPE_CHECKING:
+    from cmr.search.calibration import Judged, Measures
+
 
 def known_truth(data: Path, split: str):
-    "Which caption of a drawn split is true of which scene (I, C); None for other data: of its own image alone."
+    "The scenes of a drawn split, and which caption is true of which (I, C); None and None for other data: of its own image alone."
     path = data / f"{split}_scenes.json"
-    if not os.path.lexists(path): return None
+    if not os.path.lexists(path): return None, None
     from cmr.world.scenes import load_entries, truth
-    return truth(load_entries(path))
+    entries = load_entries(path)
+    return entries, truth(entries)
+
+
+def other_captions(entries: list, data: Path, split: str):
+    "Captions of as many scenes of another world (the next seed), and which is true of which scene of this one (I, C)."
+    from cmr.data.datasets import read_manifest
+    from cmr.world.scenes import make_split, truth
+    about = read_manifest(data)
+    others = make_split(split, len(entries), (about.seed if about else 0) + 1)
+    mine = sum(len(entry.captions) for entry in entries)
+    return [caption.text for entry in others for caption in entry.captions], truth([*entries, *others])[:len(entries), mine:]
+
+
+def line(name: str, m: Measures) -> str:
+    "A row of the table."
+    return f"{name:32} {m.count:9,}  {m.auroc:.3f}  {m.brier:.3f}  {m.log_loss:8.3f}  {m.ece:.3f}"
+
+
+HEAD = f"{'':32} questions  AUROC  Brier  log loss    ECE"
+
+
+def show_judged(title: str, found: Judged, scores, threshold: float) -> None:
+    "What a calibration said of many questions, against what was so."
+    from cmr.search.calibration import auroc, measure, spread
+    low, high = spread(found)
+    quiet, there = found.some < threshold, found.there
+    typer.echo(f"{title}\n{HEAD}\n{line('a right answer is there', measure(found.some, there))}   AUROC 95%: {low:.3f} to {high:.3f}")
+    typer.echo(line("the best answer is right", measure(found.best, found.right)))
+    typer.echo(f"{'the best score alone':32} {len(there):9,}  {auroc(scores[there], scores[~there]):.3f}")
+    typer.echo(f"it says that nothing matches in {quiet[~there].mean():.1%} of the questions without a right answer, "
+               f"and in {quiet[there].mean():.1%} of those with one")
+
+
+def judge_on(found, model, vocabulary, where, data: Path, split: str, captions: int, seed: int):
+    "Print what a calibration is worth on a split that it was not fitted on; the points of its reliability curve."
+    import numpy as np
+
+    from cmr.search.calibration import Questions, curve, judge, strangers
+    entries, true = known_truth(data, split)
+    asking = Questions(model, where, vocabulary, true, captions, seed, found.kinds)
+    own = asking.whole(True)
+    sets = {"Captions with the images that they are true of, and without them": (own + asking.whole(False), np.r_[asking.own, asking.own])}
+    if entries:
+        texts, theirs = other_captions(entries, data, split)
+        other = Questions(model, strangers(where, texts), vocabulary, theirs, captions, seed, found.kinds)
+        none = [one for one in other.whole(True) if not one.there]
+        sets["Captions of these scenes, and of others that are true of none of these"] = \
+            own + none, np.r_[asking.own, where.n_images + np.arange(len(none))]
+    for title, (asked, image) in sets.items():
+        show_judged(title, judge(found, asked, image), np.array([float(one.evidence.scores[0]) for one in asked]), found.threshold)
+    first = judge(found, *next(iter(sets.values())))
+    return curve(first.best, first.right)
 
 
 @app.command("calibrate")
@@ -26,6 +81,7 @@ def calibrate_command(
     model: Annotated[Path, PathArgument(help="Folder of a run (its best epoch is taken) or of a model.")],
     data: Annotated[Path | None, PathOption(help="Data folder. Default: data/scenes.")] = None,
     split: Annotated[str, typer.Option(help="Fitted on this: one that the model was not trained on.")] = "dev",
+    judge: Annotated[str | None, typer.Option(help="Fit nothing: judge the calibration that is there on this split, such as test.")] = None,
     captions: Annotated[int, typer.Option(min=20, help="How many captions are asked, drawn at random.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
     figure: Annotated[Path | None, PathOption(help="Draw the reliability curve into this file. Default: reliability.png beside "
@@ -39,6 +95,7 @@ def calibrate_command(
     Examples:
       cmr calibrate runs/scenes-imram
       cmr calibrate runs/mine --data data/mine --split dev
+      cmr calibrate runs/scenes-imram --judge test
 
     \b
     It asks captions of the split with a picture of which they are true among
@@ -46,23 +103,35 @@ def calibrate_command(
     folder. What it prints is measured by halves: each half of the images by
     what was fitted to the other. ECE is the mean distance of the reliability
     curve from the diagonal.
+
+    \b
+    With --judge the captions of another split are asked of all its images, and
+    of all but those they are true of; on drawn scenes also captions of other
+    scenes, of which those count that are true of none.
     """
     with plain_errors():
         import_own(imports)
         from cmr.data import open_split
         from cmr.data.datasets import check_extractor
         from cmr.files import atomic_write
-        from cmr.search.calibration import fit_calibration, show_calibration, write_calibration
+        from cmr.search.calibration import fit_calibration, read_calibration, show_calibration, write_calibration
         trained, vocabulary, folder = load_model(model, device)
         data = pick_data(data)
-        where = open_split(data, split)
+        where = open_split(data, judge or split)
         check_extractor(where, trained.extractor)
-        found = fit_calibration(trained, where, vocabulary, known_truth(data, split), captions, seed=seed)
-        path, figure = write_calibration(found, folder), figure or folder / "reliability.png"
-        with atomic_write(figure) as partial: show_calibration(found.points).savefig(partial, format=figure.suffix[1:] or "png", dpi=100)
-        typer.echo(f"{'':26} questions  AUROC  Brier  log loss    ECE")
-        for name, m in (("the best answer is right", found.best), ("a right answer is there", found.whether)):
-            typer.echo(f"{name:26} {m.count:9,}  {m.auroc:.3f}  {m.brier:.3f}  {m.log_loss:8.3f}  {m.ece:.3f}")
-        typer.echo(f"below {found.threshold:.0%} that a right answer is there it says that nothing matches: in {found.silent[0]:.0%} of "
-                   f"the questions without a right answer, and in {found.silent[1]:.0%} of those with one")
-        typer.echo(f"wrote {path}; the reliability curve is in {figure}. Next: cmr search {folder} \"...\"")
+        if judge:
+            found = read_calibration(folder, trained)
+            if found is None: raise ValueError(f"{folder} has no calibration to be judged: fit one first, with cmr calibrate {folder}")
+            points = judge_on(found, trained, vocabulary, where, data, judge, captions, seed)
+        else:
+            found = fit_calibration(trained, where, vocabulary, known_truth(data, split)[1], captions, seed=seed)
+            path, points = write_calibration(found, folder), found.points
+            typer.echo(HEAD)
+            for row in (("a right answer is there", found.whether), ("the best answer is right", found.best)): typer.echo(line(*row))
+            typer.echo(f"below {found.threshold:.0%} that a right answer is there it says that nothing matches: in {found.silent[0]:.0%} of"
+                       f" the questions without a right answer, and in {found.silent[1]:.0%} of those with one")
+            typer.echo(f"wrote {path}. Next: cmr search {folder} \"...\"")
+        figure = figure or (None if judge else folder / "reliability.png")
+        if figure:
+            with atomic_write(figure) as partial: show_calibration(points).savefig(partial, format=figure.suffix[1:] or "png", dpi=100)
+            typer.echo(f"the reliability curve is in {figure}")

@@ -30,7 +30,8 @@ from ..similarity import l2_normalize
 __all__ = ['SIGNS', 'FOLLOW', 'FILE', 'AGAIN', 'Evidence', 'word_scores', 'neighbours', 'words_of_a_kind', 'rival_leads',
            'look_closer', 'Usual', 'usual_cosines', 'signs', 'Logistic', 'fit_logistic', 'Asked', 'draw_gallery',
            'Questions', 'Fitted', 'later_signs', 'fit', 'Measures', 'auroc', 'curve', 'measure', 'Calibration',
-           'fit_calibration', 'show_calibration', 'write_calibration', 'read_calibration', 'check_calibration']
+           'fit_calibration', 'Judged', 'judge', 'strangers', 'spread', 'show_calibration', 'write_calibration',
+           'read_calibration', 'check_calibration']
 
 # %% ../../nbs/search/calibration.ipynb #ca1b0006
 class Evidence(NamedTuple):
@@ -245,6 +246,11 @@ class Questions:
         right = self.true[rows, c][order.numpy()]
         return Asked(seen[best]._replace(scores=scores[:keep].clone(), size=len(rows)), right[:keep], bool(right.any()))
 
+    def whole(self, answer: bool) -> list[Asked]:
+        "Each caption asked of all images, or of all but those of which it is true."
+        rows = [np.flatnonzero(~true | answer) for true in self.true.T]
+        return [self.ask(c, some, {}) for c, some in enumerate(tqdm(rows, desc="asking", delay=2))]
+
     def draw(self, pools: Sequence[ndarray], sizes: Sequence[int]) -> list[list[Asked]]:
         "For each pool of images: its own captions, with an answer and without, in galleries of all sizes from it."
         found: list[list[Asked]] = [[] for _ in pools]
@@ -380,6 +386,43 @@ def fit_calibration(
     return Calibration(**found, model=fingerprint(model), data=data_digest(split), kinds=asking.kinds, best=measure(p, y),
                        whether=measure(p_there, y_there), points=[tuple(point) for point in curve(p, y).tolist()],
                        silent=(without, having), threshold=threshold)
+
+# %% ../../nbs/search/calibration.ipynb #ca1b0043
+class Judged(NamedTuple):
+    "Probabilities of many questions, and what was so; the images whose captions were asked, for intervals."
+    best: ndarray   # (Q,) probability that the best answer is right
+    right: ndarray  # (Q,) bool: is it?
+    some: ndarray   # (Q,) probability that a right answer is there
+    there: ndarray  # (Q,) bool: is one?
+    image: ndarray  # (Q,) the image that each caption was written for
+
+def judge(fitted: Fitted, asked: Sequence[Asked], image: ndarray) -> Judged:
+    "What a calibration says of questions whose answers are known."
+    best = [float(fitted.probability(one.evidence)[0]) for one in asked]
+    return Judged(np.array(best), np.array([bool(one.right[0]) for one in asked]), np.array([fitted.some(one.evidence) for one in asked]),
+                  np.array([one.there for one in asked]), image)
+
+def strangers(
+    split: ImageCaptions,
+    captions: Sequence[str],  # written for other images, as many as it has or more
+) -> ImageCaptions:
+    "The images of a split with others' captions, for `Questions`; whose they are means nothing then."
+    return ImageCaptions(split.features, captions, [n % split.n_images for n in range(len(captions))], mask=split.mask, source=split.source)
+
+def spread(
+    judged: Judged,
+    draws: int = 1000,  # samples of the images
+    seed: int = 0,
+) -> tuple[float, float]:
+    "95% bootstrap interval over images of the AUROC of \"a right answer is there\"."
+    dice, groups = np.random.default_rng(seed), [np.flatnonzero(judged.image == i) for i in np.unique(judged.image)]
+    found = []
+    for _ in range(draws):
+        rows = np.concatenate([groups[k] for k in dice.integers(len(groups), size=len(groups))])
+        p, y = judged.some[rows], judged.there[rows]
+        found.append(auroc(p[y], p[~y]))
+    low, high = np.quantile(found, [.025, .975])
+    return float(low), float(high)
 
 # %% ../../nbs/search/calibration.ipynb #ca1b0035
 def show_calibration(
