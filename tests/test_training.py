@@ -772,7 +772,7 @@ def test_settings_go_to_recipe_loss_or_model():
     [
         (
             {"stepz": "2"},
-            r"no setting stepz: the recipe has name, .*accumulate; the loss Triplet has margin, negatives, of; vse has embed_dim, word_dim",
+            r"no setting stepz: the recipe has name, .*region_dropout; the loss Triplet has margin, negatives, of; vse has embed_dim, word_dim",
         ),
         ({"epochs": "many"}, "epochs=many: int is expected"),
         ({"epochs": "2.5"}, "epochs=2.5: int"),
