@@ -14,16 +14,20 @@ from cmr.search.calibration import (
     FILE,
     SIGNS,
     Evidence,
+    Judged,
     Questions,
     auroc,
     curve,
     draw_gallery,
     fit_calibration,
     fit_logistic,
+    judge,
     measure,
     read_calibration,
     rival_leads,
     signs,
+    spread,
+    strangers,
     usual_cosines,
     words_of_a_kind,
     write_calibration,
@@ -109,6 +113,8 @@ def test_signs_have_names_and_need_no_words():
     found = dict(zip(SIGNS, signs(evidence, usual_cosines([], 10)), strict=True))
     assert abs(found["gap"] - .2) < 1e-6 and abs(found["lead"] - .3) < 1e-6 and found["unknown"] == 1 and found["length"] == 2
     assert found["words"] == found["weakest"] == found["rival"] == 0
+    rival = dict(zip(SIGNS, signs(evidence._replace(rivals=torch.tensor([.25, -1.])), usual_cosines([], 10)), strict=True))
+    assert rival["rival"] == .5 and rival["rivals"] == .25   # a lead counts once for each of two words
     alone = signs(evidence._replace(scores=torch.tensor([.5]), size=1), usual_cosines([], 10))
     assert alone[SIGNS.index("gap")] == 0 and np.isfinite(alone).all()
 
@@ -136,7 +142,7 @@ def test_halves_share_no_image(shipped):
     seen = []
     asking.ask = lambda c, rows, _: seen.append((asking.own[c], {*rows.tolist()}))  # type: ignore[method-assign]
     halves = np.arange(12), np.arange(12, 24)
-    asking.draw(halves, (6, 10))
+    ask_drawn(asking, halves, (6, 10))
     assert len(seen) > 40
     for own, rows in seen: assert {*halves[int(own >= 12)].tolist()} >= rows
 
@@ -185,8 +191,26 @@ def test_a_model_of_one_vector_has_no_words_but_rivals(shipped):
     torch.manual_seed(0)
     model = VSE(split.region_dim, len(vocabulary), 16, 8)
     asking = Questions(model, split, vocabulary, true, most=4)
-    one = asking.draw([np.arange(24)], (10,))[0][0]
+    one = ask_drawn(asking, [np.arange(24)], (10,))[0][0]
     assert one.evidence.found is None and not one.evidence.rivals.isnan().all() and len(one.right) == 10
+
+
+def test_a_judge_asks_everyone_and_bootstraps_images(shipped, calibration):
+    model, vocabulary, split, true = shipped
+    asking = Questions(model, split, vocabulary, true, most=30, seed=2, kinds=calibration.kinds)
+    having, without = asking.whole(True), asking.whole(False)
+    assert all(one.there and one.evidence.size == 24 for one in having)
+    assert not any(one.there for one in without)
+    assert [one.evidence.size for one in without] == [24 - int(true[:, c].sum()) for c in asking.asked]
+    found = judge(calibration, having + without, np.r_[asking.own, asking.own])
+    assert found.there.sum() == 30 and (found.right <= found.there).all()
+    low, high = spread(found, draws=100)
+    assert low <= auroc(found.some[found.there], found.some[~found.there]) <= high and low < high
+    # an interval over images is wider than one that takes captions of one image for independent
+    copied = Judged(*(np.repeat(x, 4) for x in found))
+    assert np.allclose(spread(copied, draws=100), (low, high))
+    others = strangers(split, [f"a red circle touches a {word}" for word in ("ring", "star", "pole", "heart") * 6])
+    assert others.n_images == 24 and len(others) == 24
 
 
 def test_the_command_writes_file_and_figure(shipped, tmp_path):
@@ -202,3 +226,10 @@ def test_the_command_writes_file_and_figure(shipped, tmp_path):
     assert found.exit_code == 0, found.output
     assert "AUROC" in found.output and (tmp_path / "model" / "reliability.png").stat().st_size > 1000
     assert read_calibration(tmp_path / "model").data
+    judged = CliRunner().invoke(app, ["calibrate", str(tmp_path / "model"), "--data", str(tmp_path / "data"), "--judge", "sample",
+                                      "--captions", "20", "--figure", str(tmp_path / "curve.svg")])
+    assert judged.exit_code == 0, judged.output
+    assert judged.output.count("AUROC 95%") == 2 and "of others that are true of none" in judged.output and (tmp_path / "curve.svg").is_file()
+    (tmp_path / "model" / FILE).unlink()
+    refused = CliRunner().invoke(app, ["calibrate", str(tmp_path / "model"), "--data", str(tmp_path / "data"), "--judge", "sample"])
+    assert refused.exit_code == 2 and "fit one first" in refused.output

@@ -29,9 +29,9 @@ from ..similarity import l2_normalize
 # %% auto #0
 __all__ = ['SIGNS', 'FOLLOW', 'FILE', 'AGAIN', 'Evidence', 'word_scores', 'neighbours', 'words_of_a_kind', 'rival_leads',
            'look_closer', 'Usual', 'usual_cosines', 'signs', 'Logistic', 'fit_logistic', 'Asked', 'draw_gallery',
-           'Questions', 'Fitted', 'later_signs', 'fit', 'Measures', 'auroc', 'curve', 'measure', 'Calibration',
-           'fit_calibration', 'Judged', 'judge', 'strangers', 'spread', 'show_calibration', 'write_calibration',
-           'read_calibration', 'check_calibration']
+           'Questions', 'draw_questions', 'Fitted', 'later_signs', 'fit', 'Measures', 'auroc', 'curve', 'measure',
+           'Calibration', 'fit_calibration', 'Judged', 'judge', 'strangers', 'spread', 'show_calibration',
+           'write_calibration', 'read_calibration', 'check_calibration']
 
 # %% ../../nbs/search/calibration.ipynb #ca1b0006
 class Evidence(NamedTuple):
@@ -72,6 +72,7 @@ def neighbours(
     found = np.log(np.maximum(counts, 1e-12) / np.maximum(expected, 1e-12)).clip(0) * (counts > 0)
     return found / np.linalg.norm(found, axis=1, keepdims=True).clip(1e-12)
 
+# %% ../../nbs/search/calibration.ipynb #4390824d
 def words_of_a_kind(
     sentences: Sequence[Sequence[int]], # word numbers
     size: int,                          # of the vocabulary
@@ -132,6 +133,7 @@ class Usual(FromFile):
         if found is None: return torch.zeros(len(words))
         return (found.cpu().float() - torch.tensor(self.mean)[words]) / torch.tensor(self.spread)[words]
 
+# %% ../../nbs/search/calibration.ipynb #cdb5a321
 def usual_cosines(
     right: Sequence[Evidence],  # of answers that are right
     size: int,                  # of the vocabulary
@@ -148,13 +150,14 @@ def usual_cosines(
                for cosines, m in zip(seen, means)]
     return Usual(mean=means, spread=spreads)
 
+# %% ../../nbs/search/calibration.ipynb #0ceb6ed8
 def signs(evidence: Evidence, usual: Usual) -> list[float]:
     "The evidence as numbers, in the order of `SIGNS`."
     best, rest = evidence.scores[0], evidence.scores[1:1 + FOLLOW]
     gap, lead = (float(best - rest[0]), float(best - rest.mean())) if len(rest) else (0.0, 0.0)
     words = usual.compare(evidence.words, evidence.found)
     rivals = evidence.rivals[~evidence.rivals.isnan()]
-    rival, above = (float(rivals.max()), float(rivals.clamp(min=0).sum())) if len(rivals) else (0.0, 0.0)
+    rival, above = (len(words) * float(rivals.max()), float(rivals.clamp(min=0).sum())) if len(rivals) else (0.0, 0.0)
     return [float(best), gap, lead, float(np.log(evidence.size)), float(len(words)), float(evidence.words.count(UNK)),
             float(words.mean()), float(words.min()), rival, above]
 
@@ -173,6 +176,7 @@ class Logistic(FromFile):
         z = (x - np.array(self.mean)) / np.array(self.spread) @ np.array(self.weights) + self.constant
         return 1 / (1 + np.exp(-z.clip(-30, 30)))
 
+# %% ../../nbs/search/calibration.ipynb #dbbe30bc
 def fit_logistic(
     x: ndarray,           # (N, p)
     y: ndarray,           # (N,) true or false
@@ -198,6 +202,7 @@ class Asked(NamedTuple):
     right: ndarray  # (s,) bool: of the rows that were looked at, best first
     there: bool     # whether the gallery has a right row at all
 
+# %% ../../nbs/search/calibration.ipynb #a2eb6872
 def draw_gallery(
     true: ndarray,              # (N,) bool: of which rows the query is true
     size: int,                  # rows of the gallery
@@ -251,17 +256,18 @@ class Questions:
         rows = [np.flatnonzero(~true | answer) for true in self.true.T]
         return [self.ask(c, some, {}) for c, some in enumerate(tqdm(rows, desc="asking", delay=2))]
 
-    def draw(self, pools: Sequence[ndarray], sizes: Sequence[int]) -> list[list[Asked]]:
-        "For each pool of images: its own captions, with an answer and without, in galleries of all sizes from it."
-        found: list[list[Asked]] = [[] for _ in pools]
-        for c in tqdm(range(len(self.words)), desc="asking", delay=2):
-            seen: dict[int, Evidence] = {}
-            for pool, asked in zip(pools, found):
-                if self.own[c] not in pool: continue
-                true = self.true[pool, c]
-                for size in sorted({min(size, int((~true).sum())) for size in sizes}):
-                    asked += [self.ask(c, pool[draw_gallery(true, size, answer, self.dice)], seen) for answer in (True, False)]
-        return found
+# %% ../../nbs/search/calibration.ipynb #fd002734
+def draw_questions(asking: Questions, pools: Sequence[ndarray], sizes: Sequence[int]) -> list[list[Asked]]:
+    "For each pool of images: its own captions, with an answer and without, in galleries of all sizes from it."
+    found: list[list[Asked]] = [[] for _ in pools]
+    for c in tqdm(range(len(asking.words)), desc="asking", delay=2):
+        seen: dict[int, Evidence] = {}
+        for pool, asked in zip(pools, found):
+            if asking.own[c] not in pool: continue
+            true = asking.true[pool, c]
+            for size in sorted({min(size, int((~true).sum())) for size in sizes}):
+                asked += [asking.ask(c, pool[draw_gallery(true, size, answer, asking.dice)], seen) for answer in (True, False)]
+    return found
 
 # %% ../../nbs/search/calibration.ipynb #ca1b0027
 class Fitted(FromFile):
@@ -281,6 +287,7 @@ class Fitted(FromFile):
         if len(evidence.scores) == 1: return torch.tensor([best])
         return torch.tensor([best, *self.later.probability(later_signs(evidence, best)).clip(max=best)])
 
+# %% ../../nbs/search/calibration.ipynb #f1141a5a
 def later_signs(
     evidence: Evidence,  # s answers
     best: float,         # probability of the first
@@ -290,6 +297,7 @@ def later_signs(
     sure = np.log(max(best, 1e-9) / max(1 - best, 1e-9))
     return np.stack([np.log(np.arange(2, len(scores) + 1)), scores[1:], scores[0] - scores[1:], np.full(len(scores) - 1, sure)], 1)
 
+# %% ../../nbs/search/calibration.ipynb #045fa1b5
 def fit(
     asked: Sequence[Asked],
     size: int,  # of the vocabulary
@@ -311,6 +319,7 @@ class Measures(FromFile):
     ece: float    # expected calibration error, ten bins of one width
     auroc: float
 
+# %% ../../nbs/search/calibration.ipynb #58ef823e
 def auroc(
     yes: ndarray,  # probabilities, or scores, where the answer is yes
     no: ndarray,   # and where it is no
@@ -320,6 +329,7 @@ def auroc(
     low, high = (np.searchsorted(np.sort(no), yes, side=side) for side in ("left", "right"))
     return float((low + high).mean() / 2 / len(no))
 
+# %% ../../nbs/search/calibration.ipynb #e12b398f
 def curve(
     p: ndarray,     # (N,) probabilities
     y: ndarray,     # (N,) bool: was it so?
@@ -329,6 +339,7 @@ def curve(
     which = (p * bins).astype(int).clip(max=bins - 1)
     return np.array([[p[which == k].mean(), y[which == k].mean(), (which == k).sum()] for k in np.unique(which)])
 
+# %% ../../nbs/search/calibration.ipynb #47d52408
 def measure(p: ndarray, y: ndarray) -> Measures:
     "Probabilities (N,) against what was so (N,) bool. ValueError where all was so, or nothing."
     q, points = p.clip(1e-12, 1 - 1e-12), curve(p, y)
@@ -361,6 +372,7 @@ class Calibration(Fitted):
             caption = model.encode_captions(torch.tensor([words]).to(model.device), torch.tensor([len(words)])).to("cpu")
         return look_closer(model, image.to("cpu"), caption, words, self.kinds, scores, size)
 
+# %% ../../nbs/search/calibration.ipynb #23a21134
 def fit_calibration(
     model: Matcher,
     split: ImageCaptions,         # not the one that the model was trained on
@@ -375,7 +387,7 @@ def fit_calibration(
     asking = Questions(model, split, vocabulary, true, captions, seed)
     everyone = asking.dice.permutation(split.n_images)
     halves = np.array_split(everyone, 2)
-    one, two, whole = asking.draw([*halves, everyone], sizes)
+    one, two, whole = draw_questions(asking, [*halves, everyone], sizes)
     best, some = [], []
     for fitted, judged in ((fit(one, len(vocabulary)), two), (fit(two, len(vocabulary)), one)):
         best += [(float(fitted.probability(q.evidence)[0]), bool(q.right[0])) for q in judged]
@@ -402,6 +414,7 @@ def judge(fitted: Fitted, asked: Sequence[Asked], image: ndarray) -> Judged:
     return Judged(np.array(best), np.array([bool(one.right[0]) for one in asked]), np.array([fitted.some(one.evidence) for one in asked]),
                   np.array([one.there for one in asked]), image)
 
+# %% ../../nbs/search/calibration.ipynb #01dbc7a8
 def strangers(
     split: ImageCaptions,
     captions: Sequence[str],  # written for other images, as many as it has or more
@@ -409,6 +422,7 @@ def strangers(
     "The images of a split with others' captions, for `Questions`; whose they are means nothing then."
     return ImageCaptions(split.features, captions, [n % split.n_images for n in range(len(captions))], mask=split.mask, source=split.source)
 
+# %% ../../nbs/search/calibration.ipynb #9379b8dc
 def spread(
     judged: Judged,
     draws: int = 1000,  # samples of the images
@@ -449,6 +463,7 @@ def write_calibration(
     write_text(path, calibration.model_dump_json() + "\n")
     return path
 
+# %% ../../nbs/search/calibration.ipynb #28b5444a
 def read_calibration(
     folder: str | Path,           # of the model
     model: Matcher | None = None, # loaded from there; None: it is loaded now
@@ -464,6 +479,7 @@ def read_calibration(
     check_calibration(found, model.vocab_size, path)
     return found
 
+# %% ../../nbs/search/calibration.ipynb #6e30d87f
 def check_calibration(found: Calibration, size: int, path: Path) -> None:
     "ValueError where it has other words than a vocabulary of this size, or weights that fit no signs."
     lists = (found.usual.mean, found.usual.spread, found.kinds)

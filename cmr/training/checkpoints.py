@@ -39,15 +39,16 @@ from cmr.files import (
 from ..matcher import Matcher
 from ..saving import load, model_class, save, vocabulary_digest
 from .distributed import all_reduce_max, choose_precision, from_main, make_accelerator, rank_and_world_size
-from .twins import read_twins
+from .twins import Twins, read_twins
 from .recipes import LARGEST, Recipe, build, has_kind, loss_for, make_optimiser, recipe_from, resolve, write_recipe
 
 # %% auto #0
 __all__ = ['Count', 'Number', 'FREE', 'LATER', 'Standing', 'check_splits', 'look_through', 'data_fingerprint', 'reading_ahead',
-           'make_vocabulary', 'Run', 'random_state', 'weights_of', 'write_checkpoint', 'where_kept', 'RandomState',
-           'Memory', 'OptimiserState', 'Checkpoint', 'read_checkpoint', 'check_out', 'Holder', 'take_lock', 'hold',
-           'let_go', 'standardise_from', 'take_over', 'begin', 'check_same', 'check_precision', 'check_settings',
-           'check_memory', 'check_optimiser', 'check_weights', 'best_weights', 'restore', 'begin_or_restore']
+           'make_vocabulary', 'twins_for', 'how_drawn', 'Run', 'random_state', 'weights_of', 'write_checkpoint',
+           'where_kept', 'RandomState', 'Memory', 'OptimiserState', 'Checkpoint', 'read_checkpoint', 'check_out',
+           'Holder', 'take_lock', 'hold', 'let_go', 'standardise_from', 'take_over', 'begin', 'check_same',
+           'check_precision', 'check_settings', 'check_memory', 'check_optimiser', 'check_weights', 'best_weights',
+           'restore', 'begin_or_restore']
 
 # %% ../../nbs/training/checkpoints.ipynb #1bfd5e4d
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
@@ -139,6 +140,16 @@ def make_vocabulary(
         source = "the recipe's vocabulary (--vocabulary, or in recipe.json)" if recipe.vocabulary else split.source
         raise type(problem)(f"{source}: {problem}") from problem
 
+# %% ../../nbs/training/checkpoints.ipynb #e0042db5
+def twins_for(run: Run, folder: str | Path) -> Twins | None:
+    "The images that a run's batches hold together; None where its recipe doesn't ask."
+    return read_twins(folder, run.train) if run.recipe.twins else None
+
+def how_drawn(run: Run) -> dict:
+    "What a run's batches hold together, and what is dropped from them."
+    recipe = run.recipe
+    return {"together": run.twins.together if run.twins else None, "drop": (recipe.word_dropout, recipe.region_dropout)}
+
 # %% ../../nbs/training/checkpoints.ipynb #1304adba
 class Run:
     "A training run as one process has it: model, loss, optimiser, data, and how far it has come."
@@ -162,10 +173,9 @@ class Run:
         for split in (self.train, self.dev, *others): look_through(split, self.vocabulary)
         self.model = build(recipe, self.train.region_dim, len(self.vocabulary))
         self.model.vocabulary, self.model.extractor, self.loss = self.vocabulary, self.train.extractor, loss_for(self.model, recipe)
-        self.twins = read_twins(data_folder, self.train) if recipe.twins else None
         self.standstill = self.loss.standstill(recipe.batch_size) # the loss of a pair where all scores are equal
         self.warmup_steps = self.model.warmup_steps if recipe.warmup_steps is None else recipe.warmup_steps
-        self.precision = choose_precision(precision, earlier.get("precision"))
+        self.twins, self.precision = twins_for(self, data_folder), choose_precision(precision, earlier.get("precision"))
         self.accelerator = make_accelerator(device, self.precision, recipe.accumulate)
         self.device, self.main = self.accelerator.device, rank_and_world_size()[0] == 0 # main: the process that evaluates and writes
         self.progress, self.model = progress and self.main, self.model.to(self.device)
@@ -179,8 +189,7 @@ class Run:
         "This process's part of the batches that the epoch has still to do; `workers` as for `train`."
         workers = reading_ahead(self.device.type) if workers is None else workers
         return batches(self.train, self.vocabulary, self.recipe.batch_size, self.recipe.seed, self.at.epoch, self.at.batch,
-                       workers=workers, part=rank_and_world_size(), pin=self.device.type == "cuda",
-                       together=self.twins.together if self.twins else None, drop=(self.recipe.word_dropout, self.recipe.region_dropout))
+                       workers=workers, part=rank_and_world_size(), pin=self.device.type == "cuda", **how_drawn(self))
 
 # %% ../../nbs/training/checkpoints.ipynb #cd8e8de2
 def random_state() -> dict:
