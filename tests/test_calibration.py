@@ -19,6 +19,7 @@ from cmr.search.calibration import (
     auroc,
     curve,
     draw_gallery,
+    draw_questions,
     fit_calibration,
     fit_logistic,
     judge,
@@ -142,7 +143,7 @@ def test_halves_share_no_image(shipped):
     seen = []
     asking.ask = lambda c, rows, _: seen.append((asking.own[c], {*rows.tolist()}))  # type: ignore[method-assign]
     halves = np.arange(12), np.arange(12, 24)
-    ask_drawn(asking, halves, (6, 10))
+    draw_questions(asking, halves, (6, 10))
     assert len(seen) > 40
     for own, rows in seen: assert {*halves[int(own >= 12)].tolist()} >= rows
 
@@ -191,7 +192,7 @@ def test_a_model_of_one_vector_has_no_words_but_rivals(shipped):
     torch.manual_seed(0)
     model = VSE(split.region_dim, len(vocabulary), 16, 8)
     asking = Questions(model, split, vocabulary, true, most=4)
-    one = ask_drawn(asking, [np.arange(24)], (10,))[0][0]
+    one = draw_questions(asking, [np.arange(24)], (10,))[0][0]
     assert one.evidence.found is None and not one.evidence.rivals.isnan().all() and len(one.right) == 10
 
 
