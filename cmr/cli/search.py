@@ -70,6 +70,14 @@ def open_finder(model: Path, place: Path, split: str, shortlist: int, index: Pat
                   extractor=extractor)
 
 
+def check_fit(finder: Search, fit: bool, index: Path | None, captions: bool) -> None:
+    "ValueError where cheap vectors should be fitted, and are not."
+    if not fit: return
+    if finder.place.split is None: raise ValueError("--fit learns from a data folder's training pairs: this place has none, leave it out")
+    if not (finder.captions if captions else finder.images).maps:
+        raise ValueError(f"{index} was written without --fit: delete it and ask again, or leave --fit out")
+
+
 def show(found: Found, as_json: bool, page: Path | None) -> None:
     "Print what was found, and write the page."
     if as_json: typer.echo(found.json())
@@ -130,7 +138,9 @@ def search_command(
         if page and page.suffix != ".html": raise ValueError(f"--html {page}: a page's name ends in .html")
         finder = open_finder(model, place or pick_data(data), split, shortlist, index, fit, extractor, device,
                              (qdrant, collection) if qdrant else None)
-        try: answer(finder, query, picture, image, row, top, at_least, as_json, page, figure, place or pick_data(data), split)
+        try:
+            check_fit(finder, fit, index, query is None)
+            answer(finder, query, picture, image, row, top, at_least, as_json, page, figure, place or pick_data(data), split)
         finally: finder.close()
 
 
