@@ -6,6 +6,7 @@ import difflib
 import importlib
 import inspect
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -216,6 +217,14 @@ def fetch(
     try: huggingface_hub.hf_hub_download(str(where), FILES[2], **options)
     except (HfHubHTTPError, EntryNotFoundError): pass  # a model may be there without its vocabulary
     return found[0].parent
+
+
+def model_folder(
+    path: Path,
+) -> Path:
+    "The folder of a model: the one given, or the best (else the last) of a run. One that is there but not whole is not passed over."
+    if os.path.lexists(path / FILES[0]): return path
+    return next((path / name for name in ("best", "last") if any(os.path.lexists(path / name / file) for file in FILES)), path)
 
 
 # --- config.json -------------------------------------------------------------------------------------------------------------------

@@ -23,13 +23,14 @@ from cmr.search.calibration import (
     fit_calibration,
     fit_logistic,
     judge,
+    look_closer,
     measure,
     read_calibration,
     rival_leads,
     signs,
     spread,
     strangers,
-    usual_cosines,
+    usual_scores,
     words_of_a_kind,
     write_calibration,
 )
@@ -111,19 +112,19 @@ def test_rival_leads_are_scores_of_whole_sentences(shipped):
 
 def test_signs_have_names_and_need_no_words():
     evidence = Evidence(torch.tensor([.5, .3, .1]), 40, [5, 3], None, torch.full((2,), torch.nan))
-    found = dict(zip(SIGNS, signs(evidence, usual_cosines([], 10)), strict=True))
+    found = dict(zip(SIGNS, signs(evidence, usual_scores([], 10)), strict=True))
     assert abs(found["gap"] - .2) < 1e-6 and abs(found["lead"] - .3) < 1e-6 and found["unknown"] == 1 and found["length"] == 2
     assert found["words"] == found["weakest"] == found["rival"] == 0
-    rival = dict(zip(SIGNS, signs(evidence._replace(rivals=torch.tensor([.25, -1.])), usual_cosines([], 10)), strict=True))
+    rival = dict(zip(SIGNS, signs(evidence._replace(rivals=torch.tensor([.25, -1.])), usual_scores([], 10)), strict=True))
     assert rival["rival"] == .5 and rival["rivals"] == .25   # a lead counts once for each of two words
-    alone = signs(evidence._replace(scores=torch.tensor([.5]), size=1), usual_cosines([], 10))
+    alone = signs(evidence._replace(scores=torch.tensor([.5]), size=1), usual_scores([], 10))
     assert alone[SIGNS.index("gap")] == 0 and np.isfinite(alone).all()
 
 
-def test_usual_cosines_of_rare_words_are_those_of_all():
+def test_usual_scores_of_rare_words_are_those_of_all():
     seen = [Evidence(torch.ones(1), 9, [4, 5], torch.tensor([.9, .1]), torch.zeros(2))] * 100
     seen.append(Evidence(torch.ones(1), 9, [6], torch.tensor([-1.]), torch.zeros(1)))
-    found = usual_cosines(seen, 8)
+    found = usual_scores(seen, 8)
     assert .85 < found.mean[4] < .9 and .1 < found.mean[5] < .15 and .2 < found.mean[6] < .4 and abs(found.mean[7] - found.mean[0]) < 1e-12
     assert found.compare([4], torch.tensor([found.mean[4]])).item() == pytest.approx(0, abs=1e-5)
 
@@ -158,7 +159,7 @@ def test_probabilities_rank_and_are_written_and_read(shipped, calibration, tmp_p
         for rows in (np.arange(24), np.flatnonzero(~true[:, c])):
             found, order = scores[rows, c].sort(descending=True)
             best = int(rows[order[0]])
-            evidence = calibration.evidence(model, vocabulary, split.captions[c], images[best:best + 1], found, len(rows))
+            evidence = look_closer(model, images[best:best + 1], captions[c:c + 1], vocabulary.encode(split.captions[c]), calibration.kinds, found, len(rows))
             p = calibration.probability(evidence)
             assert len(p) == len(rows) and ((0 <= p) & (p <= 1)).all() and (p[1:] <= p[0]).all()
             some[bool(true[rows, c].any())].append(calibration.some(evidence))

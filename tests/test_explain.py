@@ -20,7 +20,7 @@ from cmr.data.photos import extract
 from cmr.saving import save
 from cmr.search import Search, ask
 from cmr.search.calibration import fit_calibration, write_calibration
-from cmr.search.explain import looks
+from cmr.search.words import looks
 
 WORDS = Vocabulary(["a", "red", "blue", "green", "dog", "cat", "runs", "sits"])
 MODELS = {"scan": {"direction": "text", "pooling": "mean"}, "imram": {"direction": "text", "steps": 2}, "camp": {}, "vse": {}, "dvsa": {}}
@@ -125,6 +125,34 @@ def test_a_damaged_cache_is_said_or_made_again(photos):
     assert len(Search((model, WORDS), photos, progress=False)("a dog").hits) == 4
 
 
+def test_a_search_that_was_stopped_between_two_files_mixes_nothing_up(photos, monkeypatch):
+    "The gallery is new, the list beside it old: rows are not taken for those of other pictures."
+    model = model_of("scan")
+    Search((model, WORDS), photos, progress=False)
+    seen, = (photos / ".cmr").glob("*.json")
+    before = seen.read_bytes()
+    (photos / "red.png").unlink()
+    Image.fromarray(np.random.default_rng(9).integers(0, 255, (20, 30, 3), dtype=np.uint8)).save(photos / "a new one.png")
+    Search((model, WORDS), photos, progress=False)
+    seen.write_bytes(before)                                               # as if it had been killed before the list was written
+    Image.fromarray(np.random.default_rng(10).integers(0, 255, (20, 30, 3), dtype=np.uint8)).save(photos / "another.png")
+    found = Search((model, WORDS), photos, progress=False)("a red dog", top=5)
+    fresh = Search((model, WORDS), photos, index=photos.parent / "elsewhere", progress=False)("a red dog", top=5)
+    assert found.table() == fresh.table()
+
+
+def test_another_model_that_searched_between_changes_no_names(photos):
+    "Features belong to all models: a gallery that was made of other ones is made again."
+    one, other = model_of("scan"), model_of("vse")
+    first = Search((one, WORDS), photos, progress=False)("a dog").table()
+    hidden = photos.parent / "grey.png"
+    (photos / "grey.png").rename(hidden)
+    Search((other, WORDS), photos, progress=False)
+    hidden.rename(photos / "grey.png")                                     # the same size and time as before
+    again = Search((one, WORDS), photos, progress=False)
+    assert again("a dog").table() == first and [hit.name for hit in again("a dog").hits] == [again.images.names[hit.row] for hit in again("a dog").hits]
+
+
 class Page(HTMLParser):
     "Tags and attributes of a page."
     def __init__(self, text):
@@ -191,7 +219,7 @@ def test_refusals(photos, tmp_path):
     with pytest.raises(ValueError, match="cmr calibrate"): finder("a dog", at_least=.5)
     wide = model_of("scan", width=5)
     with pytest.raises(ValueError, match="doesn't say who made"): Search((wide, WORDS), photos, progress=False)
-    with pytest.raises(ValueError, match=r"explained .* gives 3 numbers a region, the model was trained on 5"):
+    with pytest.raises(ValueError, match=r"has regions of 3 numbers, made by explained .*, the model was trained on 5"):
         Search((wide, WORDS), photos, extractor="explained", index=tmp_path / "cache", progress=False)
     other = model_of("scan")
     other.extractor = create_extractor("explained").info.model_copy(update={"digest": "0" * 64})

@@ -391,12 +391,14 @@ def p_of(a, b, seed):
 
 
 def test_equal_models_are_seldom_told_apart():
-    "Of 500 pairs of equally good models at most 6% differ at the 5% level, in each recall (5,000 pairs, seeds 10, 11: R@sum 4.9, others 2.1 to 4.4)."
-    rng, rejected = np.random.default_rng(11), np.zeros(7)
-    for seed in range(500):
+    """Of 4,000 pairs of equally good models at most 6% differ at the 5% level, in each recall: three standard errors over 5%. (Of 500,
+    which have a standard error of 1%, seeds 0 to 3 gave 3.8, 6.2, 7.8 and 7.0% for R@sum; of 2,000 each 4.6, 5.9, 5.4.)"""
+    rng, rejected = np.random.default_rng(0), np.zeros(7)
+    for seed in range(4000):
         a, b = drawn_hits(rng, 2)
         rejected += p_of(a, b, seed) <= 0.05
-    assert (rejected / 5 <= 6).all() and rejected[6] / 5 > 2, rejected / 5     # a test that never rejects would be no test
+    rejected /= 40
+    assert (rejected <= 6).all() and rejected[6] > 2, rejected                 # a test that never rejects would be no test
 
 
 def test_a_better_model_is_found():

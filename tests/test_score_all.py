@@ -538,7 +538,7 @@ def test_several_models_and_their_mean(two, tmp_path):
 
 
 def test_models_that_cannot_be_averaged(two, tmp_path):
-    for given, message in (((tmp_path / "one", tmp_path / "wide"), "wide was trained on regions of 7 numbers"), ((tmp_path / "one", tmp_path / "on"), "no folder"),
+    for given, message in (((tmp_path / "one", tmp_path / "wide"), "has regions of 6 numbers, the model was trained on 7"), ((tmp_path / "one", tmp_path / "on"), "no folder"),
                            ((tmp_path / "one", tmp_path / "two", "--folds", "4"), "--folds 4 does not divide the 6 images"),
                            ((tmp_path / "one", "--folds", "7"), "--folds 7 does not divide"), ((tmp_path / "one", "--scores", tmp_path / "x.json"), "ends in .npy"),
                            ((tmp_path / "one", "--split", "nope"), "no split")):

@@ -120,6 +120,8 @@ def test_twins_change_a_training_and_resuming_does_not(world, tmp_path):
     train(RECIPE, data, tmp_path / "plain", progress=False)
     whole, parts, plain = (weights(tmp_path / name) for name in ("whole", "parts", "plain"))
     assert all(torch.equal(whole[key], parts[key]) for key in whole) and not torch.equal(whole["image_encoder.project.weight"], plain["image_encoder.project.weight"])
+    write_twins(Twins(np.arange(20).reshape(2, 10).T), data / "train_twins.json")
+    with pytest.raises(ValueError, match="twins was .*, now .*data folder the run began with"): train(recipe, data, tmp_path / "parts", resume=True, progress=False)
     scale = whole["image_encoder.scale"]
     assert (scale == scale[0]).all() and not (plain["image_encoder.scale"] == plain["image_encoder.scale"][0]).all()
 

@@ -55,11 +55,26 @@ def show_judged(title: str, found: Judged, scores, threshold: float) -> None:
                f"and in {quiet[there].mean():.1%} of those with one")
 
 
-def judge_on(found, model, vocabulary, where, data: Path, split: str, captions: int, seed: int):
+def fit_it(folder: Path, model, vocabulary, where, true, captions: int, seed: int):
+    "Fit a calibration, write it, and print what it is worth by halves; the points of its reliability curve."
+    from cmr.search.calibration import fit_calibration, write_calibration
+    found = fit_calibration(model, where, vocabulary, true, captions, seed=seed)
+    path = write_calibration(found, folder)
+    typer.echo(HEAD)
+    for row in (("a right answer is there", found.whether), ("the best answer is right", found.best)): typer.echo(line(*row))
+    typer.echo(f"below {found.threshold:.0%} that a right answer is there it says that nothing matches: in {found.silent[0]:.0%} of"
+               f" the questions without a right answer, and in {found.silent[1]:.0%} of those with one")
+    typer.echo(f"wrote {path}. Next: cmr search {folder} \"...\"")
+    return found.points
+
+
+def judge_it(folder: Path, model, vocabulary, where, data: Path, split: str, captions: int, seed: int):
     "Print what a calibration is worth on a split that it was not fitted on; the points of its reliability curve."
     import numpy as np
 
-    from cmr.search.calibration import Questions, curve, judge, strangers
+    from cmr.search.calibration import Questions, curve, judge, read_calibration, strangers
+    found = read_calibration(folder, model)
+    if found is None: raise ValueError(f"{folder} has no calibration to be judged: fit one first, with cmr calibrate {folder}")
     entries, true = known_truth(data, split)
     asking = Questions(model, where, vocabulary, true, captions, seed, found.kinds)
     own = asking.whole(True)
@@ -112,25 +127,13 @@ def calibrate_command(
     with plain_errors():
         import_own(imports)
         from cmr.data import open_split
-        from cmr.data.datasets import check_extractor
         from cmr.files import atomic_write
-        from cmr.search.calibration import fit_calibration, read_calibration, show_calibration, write_calibration
+        from cmr.search.calibration import show_calibration
         trained, vocabulary, folder = load_model(model, device)
         data = pick_data(data)
         where = open_split(data, judge or split)
-        check_extractor(where, trained.extractor)
-        if judge:
-            found = read_calibration(folder, trained)
-            if found is None: raise ValueError(f"{folder} has no calibration to be judged: fit one first, with cmr calibrate {folder}")
-            points = judge_on(found, trained, vocabulary, where, data, judge, captions, seed)
-        else:
-            found = fit_calibration(trained, where, vocabulary, known_truth(data, split)[1], captions, seed=seed)
-            path, points = write_calibration(found, folder), found.points
-            typer.echo(HEAD)
-            for row in (("a right answer is there", found.whether), ("the best answer is right", found.best)): typer.echo(line(*row))
-            typer.echo(f"below {found.threshold:.0%} that a right answer is there it says that nothing matches: in {found.silent[0]:.0%} of"
-                       f" the questions without a right answer, and in {found.silent[1]:.0%} of those with one")
-            typer.echo(f"wrote {path}. Next: cmr search {folder} \"...\"")
+        points = judge_it(folder, trained, vocabulary, where, data, judge, captions, seed) if judge else \
+            fit_it(folder, trained, vocabulary, where, known_truth(data, split)[1], captions, seed)
         figure = figure or (None if judge else folder / "reliability.png")
         if figure:
             with atomic_write(figure) as partial: show_calibration(points).savefig(partial, format=figure.suffix[1:] or "png", dpi=100)

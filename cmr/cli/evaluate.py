@@ -21,21 +21,12 @@ if TYPE_CHECKING:
     from cmr.recall import Difference, Report
 
 
-def model_folder(
-    path: Path,
-) -> Path:
-    "The folder of a model: the one given, or the best (else the last) of a run. One that is there but not whole is not passed over."
-    from cmr.saving import FILES
-    if os.path.lexists(path / FILES[0]): return path
-    return next((path / name for name in ("best", "last") if any(os.path.lexists(path / name / file) for file in FILES)), path)
-
-
 def load_model(
     path: Path,  # of a run or of a model; or owner/name on the hub
     device: str | None,
 ):               # the model on its device, its vocabulary, and where they were found
     "A trained model. FileNotFoundError says how to make one."
-    from cmr.saving import load
+    from cmr.saving import load, model_folder
     from cmr.training import make_accelerator
     folder = model_folder(path)
     try: model, vocabulary = load(folder)
@@ -95,14 +86,14 @@ def evaluate_together(
 
     Scores are averaged as they are; a warning says where the spread of one model's is three times another's or more, which
     then decides nearly alone. ValueError names the model that cannot read the split."""
+    from cmr.fast.scoring import check_fits
     from cmr.files import printable
     from cmr.recall import compare, hits, report
     from cmr.training import evaluate
     loaded = [load_model(path, device) for path in models]  # what is missing or damaged is said before the first is scored
     for model, _, folder in loaded:
-        if model.region_dim != split.region_dim:
-            raise ValueError(f"{printable(folder)} was trained on regions of {model.region_dim} numbers, {split.source} has "
-                             f"{split.region_dim}: leave it out")
+        try: check_fits(split, model)
+        except ValueError as problem: raise ValueError(f"{printable(folder)}: {problem}") from problem
     reports: dict[str, Report] = {}
     total, spread, counts = None, {}, {}
     for model, vocabulary, folder in loaded:

@@ -34,13 +34,11 @@ def mine_command(
     with plain_errors():
         import_own(imports)
         from cmr.data import open_split
-        from cmr.data.datasets import check_extractor
         from cmr.search.mining import mine_twins
         from cmr.training.twins import write_twins
         trained, vocabulary, _ = load_model(model, device)
         data = pick_data(data)
         where = open_split(data, split)
-        check_extractor(where, trained.extractor)
         found, out = mine_twins(trained, where, vocabulary, doubt), out or data / f"{split}_twins.json"
         write_twins(found, out)
         typer.echo(f"wrote {out}: {len(found.together):,} pairs of {where.n_images:,} images. "

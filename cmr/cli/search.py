@@ -136,11 +136,12 @@ def search_command(
         place, query = pick_query(words or [], 3 - [picture, image, row].count(None), data)
         if shortlist < top: raise ValueError(f"--shortlist {shortlist} is shorter than --top {top}: look at more, or ask for fewer")
         if page and page.suffix != ".html": raise ValueError(f"--html {page}: a page's name ends in .html")
-        finder = open_finder(model, place or pick_data(data), split, shortlist, index, fit, extractor, device,
+        place = place or pick_data(data)
+        finder = open_finder(model, place, split, shortlist, index, fit, extractor, device,
                              (qdrant, collection) if qdrant else None)
         try:
             check_fit(finder, fit, index, query is None)
-            answer(finder, query, picture, image, row, top, at_least, as_json, page, figure, place or pick_data(data), split)
+            answer(finder, query, picture, image, row, top, at_least, as_json, page, figure, place, split)
         finally: finder.close()
 
 

@@ -26,16 +26,17 @@ from tqdm.auto import tqdm
 from ..attention import AttentionMatcher
 from ..camp import CAMP
 from ..data import ImageCaptions, Vocabulary, pad
+from ..data.datasets import check_extractor
 from ..encoders import Fragments
 from .sparse import as_written, plan, scores_of
 from ..files import FromFile, alone_with, change_npy, digest, load_npy, new_npy, open_npy, printable, read_json, tensor_bytes, write_text
 from ..matcher import VSE, Matcher
 
 # %% auto #0
-__all__ = ['LARGEST', 'MOST_PAIRS', 'RETIRED', 'evaluating', 'batch_starts', 'encode_rows', 'encode_all', 'floats_per_pair',
-           'vse_floats', 'attention_floats', 'camp_floats', 'floats_per_tile', 'camp_tile_floats', 'Room', 'tile_bytes',
-           'tile_shape', 'default_bytes', 'Tiles', 'Side', 'Notes', 'ScoreFile', 'check_notes', 'check_tiles',
-           'score_all']
+__all__ = ['LARGEST', 'MOST_PAIRS', 'RETIRED', 'evaluating', 'batch_starts', 'check_fits', 'encode_rows', 'encode_all',
+           'floats_per_pair', 'vse_floats', 'attention_floats', 'camp_floats', 'floats_per_tile', 'camp_tile_floats',
+           'Room', 'tile_bytes', 'tile_shape', 'default_bytes', 'Tiles', 'Side', 'Notes', 'ScoreFile', 'check_notes',
+           'check_tiles', 'score_all']
 
 # %% ../../nbs/fast/scoring.ipynb #618fbabd
 @contextmanager
@@ -61,13 +62,25 @@ def batch_starts(
 # %% ../../nbs/fast/scoring.ipynb #d2f00a02
 LARGEST = 1e15  # a feature: the squares of larger ones, summed, come near to what float32 holds
 
+def check_fits(
+    found: Any,     # what has features (N, m, f), their extractor and a source: a split, or features of pictures
+    model: Matcher, # that is going to read them
+) -> None:
+    "ValueError naming both where features are of another extractor than those that a model learned from, or of another width."
+    check_extractor(found, model.extractor)
+    width, maker = found.features.shape[2], "" if found.extractor is None else f", made by {found.extractor}"
+    if width != model.region_dim:
+        raise ValueError(f"{printable(found.source)} has regions of {width} numbers{maker}, the model was trained on {model.region_dim}: "
+                         "give it data with the features that it was trained on")
+
 def encode_rows(
     model: Matcher,       # on any device
     split: ImageCaptions,
     start: int,           # first image
     stop: int,            # last image, and one
 ) -> Fragments:           # (stop - start, m, d) on the CPU
-    "Some images of a split, encoded. ValueError naming the split and the image whose features are too large for that."
+    "Some images of a split, encoded. ValueError as `check_fits`, or naming the image whose features are too large."
+    check_fits(split, model)
     features, mask = split.block(start, stop)
     with evaluating(model): found = model.encode_images(features.to(model.device), mask.to(model.device)).to("cpu")
     largest = features.flatten(1).abs().amax(1)

@@ -21,17 +21,16 @@ from ..data.vocabulary import UNK
 from ..encoders import Fragments
 from ..fast.scoring import encode_all, evaluating, score_all
 from ..files import FromFile, printable, read_json, write_text
-from ..lens import look
 from ..matcher import Matcher
 from .gallery import data_digest, fingerprint
-from ..similarity import l2_normalize
+from .words import looks
 
 # %% auto #0
-__all__ = ['SIGNS', 'FOLLOW', 'FILE', 'AGAIN', 'Evidence', 'word_scores', 'neighbours', 'words_of_a_kind', 'rival_leads',
-           'look_closer', 'Usual', 'usual_cosines', 'signs', 'Logistic', 'fit_logistic', 'Asked', 'draw_gallery',
-           'Questions', 'draw_questions', 'Fitted', 'later_signs', 'fit', 'Measures', 'auroc', 'curve', 'measure',
-           'Calibration', 'fit_calibration', 'Judged', 'judge', 'strangers', 'spread', 'show_calibration',
-           'write_calibration', 'read_calibration', 'check_calibration']
+__all__ = ['SIGNS', 'FOLLOW', 'FILE', 'AGAIN', 'Evidence', 'neighbours', 'words_of_a_kind', 'rival_leads', 'look_closer', 'Usual',
+           'usual_scores', 'signs', 'Logistic', 'fit_logistic', 'Asked', 'draw_gallery', 'Questions', 'draw_questions',
+           'Fitted', 'later_signs', 'fit', 'Judged', 'judge', 'Measures', 'auroc', 'curve', 'measure', 'Calibration',
+           'fit_calibration', 'strangers', 'spread', 'show_calibration', 'write_calibration', 'read_calibration',
+           'check_calibration']
 
 # %% ../../nbs/search/calibration.ipynb #ca1b0006
 class Evidence(NamedTuple):
@@ -39,38 +38,23 @@ class Evidence(NamedTuple):
     scores: Tensor        # (s,) of the rows that were looked at, best first
     size: int             # rows of the gallery
     words: list[int]      # n numbers of the query's words
-    found: Tensor | None  # (n,) cosine of each word with what it found in the best answer; None where a model has no such thing
+    found: Tensor | None  # (n,) what each word found in the best answer, as `looks` says it; None: no such thing
     rivals: Tensor        # (n,) how far the best sentence with another word in its place leads in that answer; NaN where there is none
-
-# %% ../../nbs/search/calibration.ipynb #ca1b0008
-def word_scores(
-    model: Matcher,
-    image: Fragments,    # (1, m, d)
-    caption: Fragments,  # (1, n, d)
-    words: int,          # how many the query has
-) -> Tensor | None:      # (words,) or None
-    "Cosine of each word with what it found in an image; None for a model whose captions are not kept word by word."
-    image, caption = image.to(model.device), caption.to(model.device)
-    try: return look(model, image, caption).scores.mean(0).cpu()
-    except TypeError: pass
-    rows = caption.values[0][caption.mask[0]]
-    if len(rows) != words or words == 1 or not image.mask.sum() > 1: return None
-    return (l2_normalize(rows) @ l2_normalize(image.values[0][image.mask[0]]).T).amax(1).cpu()
 
 # %% ../../nbs/search/calibration.ipynb #ca1b0010
 def neighbours(
     sentences: Sequence[Sequence[int]], # word numbers
     size: int,                          # of the vocabulary
-) -> ndarray:                           # (size, 2 * size + 2) rows of length one, or zero
-    "Positive pointwise mutual information of each word with the words to its left and right; the last two columns are the ends."
-    counts = np.zeros((size, 2 * size + 2))
-    for words in sentences:
-        for left, word, right in zip([size, *words], words, [*words[1:], size]):
-            counts[word, left] += 1
-            counts[word, size + 1 + right] += 1
-    expected = counts.sum(1, keepdims=True) * counts.sum(0) / max(counts.sum(), 1)
-    found = np.log(np.maximum(counts, 1e-12) / np.maximum(expected, 1e-12)).clip(0) * (counts > 0)
-    return found / np.linalg.norm(found, axis=1, keepdims=True).clip(1e-12)
+) -> Tensor:                            # (size, 2 * size + 2) sparse, rows of length one, or zero
+    "Positive pointwise mutual information of each word with the words to its left and right; the last of either are the ends."
+    pairs = [(word, place) for words in sentences for left, word, right in zip([size, *words], words, [*words[1:], size])
+             for place in (left, size + 1 + right)]
+    at, count = np.unique(np.array(pairs, np.int64).reshape(-1, 2), axis=0, return_counts=True)
+    rows, columns = (np.bincount(at[:, k], count, n) for k, n in ((0, size), (1, 2 * size + 2)))
+    found = np.log(count * count.sum() / (rows[at[:, 0]] * columns[at[:, 1]])).clip(0)
+    length = np.sqrt(np.bincount(at[:, 0], found**2, size)).clip(1e-12)
+    values = torch.from_numpy(found / length[at[:, 0]])
+    return torch.sparse_coo_tensor(torch.from_numpy(at.T.copy()), values, (size, 2 * size + 2), check_invariants=True).coalesce()
 
 # %% ../../nbs/search/calibration.ipynb #4390824d
 def words_of_a_kind(
@@ -80,10 +64,9 @@ def words_of_a_kind(
     least: float = 0.2,                 # cosine of their neighbours
 ) -> list[list[int]]:                   # for each word others that may stand in its place
     "For each word those that stand between the same neighbours, the closest first."
-    rows = neighbours(sentences, size)
-    closest = []
-    for word, row in enumerate(rows):
-        cosines = rows @ row
+    rows, closest = neighbours(sentences, size), []
+    for word in range(size):
+        cosines = torch.mv(rows, rows[word].to_dense()).numpy()
         cosines[[word, UNK]] = -1
         closest.append([int(k) for k in np.argsort(-cosines, kind="stable")[:most] if cosines[k] >= least])
     return closest
@@ -116,15 +99,15 @@ def look_closer(
     size: int,              # rows of the gallery
 ) -> Evidence:
     "The evidence about one query's answers."
-    with torch.no_grad(): found = word_scores(model, image, caption, len(words))
-    return Evidence(scores.cpu().float(), size, words, found, rival_leads(model, image, words, kinds)[0])
+    found, rivals = looks(model, image, caption)[0].float(), rival_leads(model, image, words, kinds)[0]
+    return Evidence(scores.cpu().float(), size, words, found if len(found) == len(words) else None, rivals)
 
 # %% ../../nbs/search/calibration.ipynb #ca1b0018
 SIGNS = ("score", "gap", "lead", "size", "length", "unknown", "words", "weakest", "rival", "rivals")
 FOLLOW = 9  # answers that the best one is held against: a shortlist has as many, whatever the gallery's size
 
 class Usual(FromFile):
-    "The cosines that each word of a vocabulary has in right answers."
+    "What each word of a vocabulary scores in right answers."
     mean: list[float]
     spread: list[float] = Field(min_length=1)
 
@@ -134,20 +117,20 @@ class Usual(FromFile):
         return (found.cpu().float() - torch.tensor(self.mean)[words]) / torch.tensor(self.spread)[words]
 
 # %% ../../nbs/search/calibration.ipynb #cdb5a321
-def usual_cosines(
+def usual_scores(
     right: Sequence[Evidence],  # of answers that are right
     size: int,                  # of the vocabulary
     doubt: float = 5.0,         # a word's own mean and spread count for little until it was seen as often
 ) -> Usual:
-    "Mean and spread of each word's cosine, drawn towards those of all words."
+    "Mean and spread of each word's score, drawn towards those of all words."
     seen: list[list[float]] = [[] for _ in range(size)]
     for evidence in right:
-        for word, cosine in zip(evidence.words, [] if evidence.found is None else evidence.found.tolist()): seen[word].append(cosine)
-    every = np.concatenate([np.array(cosines) for cosines in seen] or [np.zeros(0)])
+        for word, score in zip(evidence.words, [] if evidence.found is None else evidence.found.tolist()): seen[word].append(score)
+    every = np.concatenate([np.array(scores) for scores in seen] or [np.zeros(0)])
     mean, spread = (float(every.mean()), max(float(every.std()), 1e-3)) if len(every) else (0.0, 1.0)
-    means = [(sum(cosines) + doubt * mean) / (len(cosines) + doubt) for cosines in seen]
-    spreads = [float(np.sqrt((np.square(np.array(cosines) - m).sum() + doubt * spread**2) / (len(cosines) + doubt)))
-               for cosines, m in zip(seen, means)]
+    means = [(sum(scores) + doubt * mean) / (len(scores) + doubt) for scores in seen]
+    spreads = [float(np.sqrt((np.square(np.array(scores) - m).sum() + doubt * spread**2) / (len(scores) + doubt)))
+               for scores, m in zip(seen, means)]
     return Usual(mean=means, spread=spreads)
 
 # %% ../../nbs/search/calibration.ipynb #0ceb6ed8
@@ -303,12 +286,27 @@ def fit(
     size: int,  # of the vocabulary
 ) -> Fitted:
     "The three regressions. ValueError where all answers are right, or all wrong."
-    usual = usual_cosines([one.evidence for one in asked if one.right[0]], size)
+    usual = usual_scores([one.evidence for one in asked if one.right[0]], size)
     x = np.array([signs(one.evidence, usual) for one in asked])
     right = fit_logistic(x, np.array([one.right[0] for one in asked]))
     later = [(later_signs(one.evidence, p), one.right[1:]) for one, p in zip(asked, right.probability(x)) if len(one.right) > 1]
     return Fitted(usual=usual, right=right, there=fit_logistic(x, np.array([one.there for one in asked])),
                   later=fit_logistic(np.concatenate([x for x, _ in later]), np.concatenate([y for _, y in later])))
+
+# %% ../../nbs/search/calibration.ipynb #ca1b0043
+class Judged(NamedTuple):
+    "Probabilities of many questions, and what was so; the images whose captions were asked, for intervals."
+    best: ndarray   # (Q,) probability that the best answer is right
+    right: ndarray  # (Q,) bool: is it?
+    some: ndarray   # (Q,) probability that a right answer is there
+    there: ndarray  # (Q,) bool: is one?
+    image: ndarray  # (Q,) the image that each caption was written for
+
+def judge(fitted: Fitted, asked: Sequence[Asked], image: ndarray) -> Judged:
+    "What a calibration says of questions whose answers are known."
+    best = [float(fitted.probability(one.evidence)[0]) for one in asked]
+    return Judged(np.array(best), np.array([bool(one.right[0]) for one in asked]), np.array([fitted.some(one.evidence) for one in asked]),
+                  np.array([one.there for one in asked]), image)
 
 # %% ../../nbs/search/calibration.ipynb #ca1b0029
 class Measures(FromFile):
@@ -365,13 +363,6 @@ class Calibration(Fitted):
         "Whether anything matches well; where not, a search says so."
         return self.some(evidence) >= self.threshold
 
-    def evidence(self, model: Matcher, vocabulary: Vocabulary, sentence: str, image: Fragments, scores: Tensor, size: int) -> Evidence:
-        "About a sentence's answers with some scores (s,), best first, in a gallery of `size`; `image` (1, m, d) is the best one."
-        words = vocabulary.encode(sentence)
-        with evaluating(model):
-            caption = model.encode_captions(torch.tensor([words]).to(model.device), torch.tensor([len(words)])).to("cpu")
-        return look_closer(model, image.to("cpu"), caption, words, self.kinds, scores, size)
-
 # %% ../../nbs/search/calibration.ipynb #23a21134
 def fit_calibration(
     model: Matcher,
@@ -388,31 +379,12 @@ def fit_calibration(
     everyone = asking.dice.permutation(split.n_images)
     halves = np.array_split(everyone, 2)
     one, two, whole = draw_questions(asking, [*halves, everyone], sizes)
-    best, some = [], []
-    for fitted, judged in ((fit(one, len(vocabulary)), two), (fit(two, len(vocabulary)), one)):
-        best += [(float(fitted.probability(q.evidence)[0]), bool(q.right[0])) for q in judged]
-        some += [(fitted.some(q.evidence), q.there) for q in judged]
-    (p, y), (p_there, y_there) = (map(np.array, zip(*found)) for found in (best, some))
-    found = dict(fit(whole, len(vocabulary)))
-    without, having = (float((p_there[y_there == there] < threshold).mean()) for there in (False, True))
-    return Calibration(**found, model=fingerprint(model), data=data_digest(split), kinds=asking.kinds, best=measure(p, y),
-                       whether=measure(p_there, y_there), points=[tuple(point) for point in curve(p, y).tolist()],
-                       silent=(without, having), threshold=threshold)
-
-# %% ../../nbs/search/calibration.ipynb #ca1b0043
-class Judged(NamedTuple):
-    "Probabilities of many questions, and what was so; the images whose captions were asked, for intervals."
-    best: ndarray   # (Q,) probability that the best answer is right
-    right: ndarray  # (Q,) bool: is it?
-    some: ndarray   # (Q,) probability that a right answer is there
-    there: ndarray  # (Q,) bool: is one?
-    image: ndarray  # (Q,) the image that each caption was written for
-
-def judge(fitted: Fitted, asked: Sequence[Asked], image: ndarray) -> Judged:
-    "What a calibration says of questions whose answers are known."
-    best = [float(fitted.probability(one.evidence)[0]) for one in asked]
-    return Judged(np.array(best), np.array([bool(one.right[0]) for one in asked]), np.array([fitted.some(one.evidence) for one in asked]),
-                  np.array([one.there for one in asked]), image)
+    crossed = [judge(fit(a, len(vocabulary)), b, np.zeros(len(b))) for a, b in ((one, two), (two, one))]
+    said = Judged(*map(np.concatenate, zip(*crossed)))
+    without, having = (float((said.some[said.there == there] < threshold).mean()) for there in (False, True))
+    return Calibration(**dict(fit(whole, len(vocabulary))), model=fingerprint(model), data=data_digest(split), kinds=asking.kinds,
+                       best=measure(said.best, said.right), whether=measure(said.some, said.there), silent=(without, having),
+                       points=[tuple(point) for point in curve(said.best, said.right).tolist()], threshold=threshold)
 
 # %% ../../nbs/search/calibration.ipynb #01dbc7a8
 def strangers(

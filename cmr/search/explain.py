@@ -9,9 +9,8 @@ import base64
 import html
 import io
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from itertools import zip_longest
 from pathlib import Path
@@ -23,79 +22,21 @@ from PIL import Image
 from torch import Tensor
 
 from ..data import ImageCaptions, Vocabulary, open_split, splits, tokenize
-from ..data.datasets import check_extractor
 from ..data.extractors import Extractor, ExtractorInfo, create_extractor
 from ..data.photos import PictureFeatures, extract, find_pictures, open_features, read_picture
 from ..encoders import Fragments
-from ..fast.scoring import evaluating
+from ..fast.scoring import check_fits, evaluating
 from ..files import FromFile, alone_with, digest, need_file, open_npy, printable, read_json, write_text
-from ..lens import look, one_pair
 from ..matcher import Matcher
-from .calibration import Calibration, read_calibration
+from .calibration import Calibration, look_closer, read_calibration
 from .gallery import Gallery, ask, ask_with_image, fingerprint, image_row, open_gallery, summary_vectors, write_gallery
-from ..similarity import cosine
+from .words import Words, explain, words_of
 
 # %% auto #0
-__all__ = ['ONE_VECTOR', 'STYLE', 'NOTHING', 'Words', 'words_of', 'looks', 'explain', 'Hit', 'jpeg', 'notes_of', 'table_of',
-           'json_of', 'html_of', 'Found', 'Place', 'Seen', 'stamps', 'encode_features', 'check_fit', 'pictures_gallery',
-           'is_data', 'data_place', 'features_place', 'gallery_place', 'open_place', 'row_of', 'boxes_of',
-           'unknown_words', 'load_any', 'Search', 'extractor_of', 'hide', 'ranked', 'for_sentence', 'judge',
-           'for_picture', 'like', 'ask_with']
-
-# %% ../../nbs/search/explain.ipynb #5dcc3eed
-@dataclass
-class Words:
-    "The words of a caption, what each scored with an image, and where it looked."
-    words: list[str]
-    known: list[bool]                                  # is it in the model's vocabulary?
-    scores: list[float] = field(default_factory=list)  # one a word; empty where a model keeps one vector a side
-    weights: list[list[float]] = field(default_factory=list) # (n, m): each word's regions, the highest 1
-    how: str = ""                                      # what scores and weights are, in words
-
-# %% ../../nbs/search/explain.ipynb #8b9f13c6
-def words_of(
-    sentence: str,
-    vocabulary: Vocabulary,
-) -> Words:
-    "The words that a model reads of a sentence, one for each of its fragments."
-    numbers, words = vocabulary.encode(sentence), tokenize(sentence)
-    if vocabulary.marks: words = ["<start>", *words[:len(numbers) - 2], "<end>"]
-    words = words[:len(numbers)]
-    return Words(words, [word in vocabulary for word in words])
-
-# %% ../../nbs/search/explain.ipynb #8ae7a36d
-ONE_VECTOR = "this model keeps one vector a side: no word looked anywhere"
-
-def looks(
-    model: Matcher,
-    image: Fragments,   # (1, m, d)
-    caption: Fragments, # (1, n, d)
-) -> tuple[Tensor, Tensor, str]: # scores (n,) and weights (n, m), and what they are; empty where there is nothing to see
-    "Where words looked, and what they found there: summed over the steps, the weights their mean."
-    image, caption = one_pair(image.to("cpu"), caption.to("cpu"))
-    try: seen = look(model, image, caption)
-    except TypeError: pass
-    else:
-        steps = len(seen.scores)
-        return seen.scores.sum(0), seen.weights.mean(0), "the word's score" + f", summed over {steps} steps" * (steps > 1)
-    (m, width), (n, other) = image.values.shape[1:], caption.values.shape[1:]
-    if m == 1 or n == 1 or width != other: return torch.empty(0), torch.empty(0, 0), ONE_VECTOR
-    found = cosine(caption.values[0], image.values[0])
-    return found.amax(1), found.clamp(min=0), "the highest cosine of a word with a region (this model scores in another way)"
-
-# %% ../../nbs/search/explain.ipynb #38248554
-def explain(
-    model: Matcher,
-    image: Fragments,   # (1, m, d)
-    caption: Fragments, # (1, n, d)
-    words: Words,       # as `words_of` gives them
-) -> Words:
-    "The same words with scores and weights; neither where the model reads other fragments than words."
-    scores, weights, how = looks(model, image, caption)
-    if len(scores) not in (0, len(words.words)): return Words(words.words, words.known, how="this model's fragments are no words")
-    lit = weights / weights.amax(1, keepdim=True).clamp(min=1e-9) if len(scores) else weights
-    rounded = [[round(x, 3) for x in row] for row in lit.tolist()]
-    return Words(words.words, words.known, [round(x, 4) for x in scores.tolist()], rounded, how)
+__all__ = ['STYLE', 'NOTHING', 'Hit', 'jpeg', 'notes_of', 'table_of', 'json_of', 'html_of', 'Found', 'Place', 'Seen', 'stamps',
+           'encode_features', 'pictures_gallery', 'is_data', 'data_place', 'features_place', 'gallery_place',
+           'open_place', 'row_of', 'boxes_of', 'unknown_words', 'load_any', 'Search', 'extractor_of', 'hide', 'ranked',
+           'for_sentence', 'judge', 'for_picture', 'like', 'ask_with']
 
 # %% ../../nbs/search/explain.ipynb #92e1cfe6
 @dataclass
@@ -204,9 +145,15 @@ class Found:
     hidden: int = 0           # answers below `at_least`
 
     @property
-    def notes(self) -> list[str]: return notes_of(self)
-    def table(self) -> str: return table_of(self.hits)
-    def json(self) -> str: return json_of(self)
+    def notes(self) -> list[str]:
+        "As `notes_of`."
+        return notes_of(self)
+    def table(self) -> str:
+        "As `table_of`."
+        return table_of(self.hits)
+    def json(self) -> str:
+        "As `json_of`."
+        return json_of(self)
     def _repr_html_(self) -> str: return html_of(self)
     __repr__ = table
 
@@ -267,22 +214,22 @@ def encode_features(
         values = torch.stack(rows)
         yield Fragments(values, torch.ones(values.shape[:2], dtype=torch.bool))
 
-# %% ../../nbs/search/explain.ipynb #977e9976
-def check_fit(model: Matcher, made: PictureFeatures) -> None:
-    "ValueError naming both where features are of another extractor than the model's, or of another width."
-    if model.extractor is not None and model.extractor != made.extractor:
-        raise ValueError(f"{printable(made.source)}: its features were made by {made.extractor}, the model learned from those of "
-                         f"{model.extractor}: take features of the same extractor, or train a model on these")
-    if model.region_dim != made.extractor.width:
-        raise ValueError(f"{printable(made.source)}: {made.extractor} gives {made.extractor.width} numbers a region, the model was trained "
-                         f"on {model.region_dim}: search with a model that was trained on such features")
-
 # %% ../../nbs/search/explain.ipynb #d063639e
+def _data_of(digests: Sequence[str]) -> str:
+    "What a gallery's file says of the pictures that it was made of."
+    return digest(*digests)[:16]
+
+def _up_to_date(made_path: Path, path: Path, seen: Path, now: dict) -> bool:
+    "Was all of this made of the pictures that are there now? Not so where a search was stopped, or one with another model came between."
+    if not (made_path.is_file() and path.is_file() and seen.is_file()): return False
+    said = read_json(seen, Seen, "a list of pictures", "delete it")
+    return said.files == now and said.digests == open_features(made_path).digests
+
 def _known(path: Path, seen: Path, model: Matcher) -> dict[str, Tensor]:
     "The rows of an older gallery by the digest of their pictures; none where it can't be read."
     try:
-        digests, old = read_json(seen, Seen, "a list of pictures", "").digests, Gallery.load(path, model, "images")
-        return dict(zip(digests, old.fragments.values)) if len(digests) == len(old) else {}
+        digests = read_json(seen, Seen, "a list of pictures", "").digests
+        return dict(zip(digests, Gallery.load(path, model, "images", _data_of(digests)).fragments.values, strict=True))
     except (ValueError, OSError): return {}
 
 # %% ../../nbs/search/explain.ipynb #b8a56534
@@ -301,12 +248,11 @@ def pictures_gallery(
                          "or train a model on features that `cmr features` wrote")
     now, name = stamps(folder), digest(wanted)[:12]
     made_path, path = index / f"{name}.h5", index / f"{fingerprint(model)}-{name}.safetensors"
-    seen, whole = path.with_suffix(".json"), made_path.is_file() and path.is_file()
-    if not whole or not seen.is_file() or read_json(seen, Seen, "a list of pictures", "delete it").files != now:
-        _bring_up_to_date(model, folder, (made_path, path, seen), wanted, now, device, progress)
+    seen = path.with_suffix(".json")
+    if not _up_to_date(made_path, path, seen, now): _bring_up_to_date(model, folder, (made_path, path, seen), wanted, now, device, progress)
     made = open_features(made_path)
-    check_fit(model, made)
-    return Gallery.load(path, model, "images"), made
+    check_fits(made, model)
+    return Gallery.load(path, model, "images", _data_of(made.digests)), made
 
 # %% ../../nbs/search/explain.ipynb #50ba0cfb
 def _bring_up_to_date(model: Matcher, folder: Path, paths: tuple[Path, Path, Path], extractor: str, now: dict, device: str | None,
@@ -321,8 +267,8 @@ def _bring_up_to_date(model: Matcher, folder: Path, paths: tuple[Path, Path, Pat
     with alone_with(path, "wait for it"):
         if made_path.is_file() and not set(open_features(made_path).ids) & set(now): made_path.unlink()  # all pictures are others
         made = extract(folder, made_path, create_extractor(extractor, device=device), progress=progress)
-        check_fit(model, made)
-        write_gallery(path, model, encode_features(model, made, known), made.ids)
+        check_fits(made, model)
+        write_gallery(path, model, encode_features(model, made, known), made.ids, data=_data_of(made.digests))
         write_text(seen, Seen(files=now, digests=made.digests).model_dump_json())
 
 # %% ../../nbs/search/explain.ipynb #e9dd07da
@@ -335,10 +281,7 @@ def is_data(folder: Path) -> bool:
 def data_place(model: Matcher, vocabulary: Vocabulary, folder: Path, split: str, index: Path | None, maps, store: tuple | None) -> Place:
     "A split of a data folder; on Qdrant, where an address and a collection are given."
     where = open_split(folder, split)
-    check_extractor(where, model.extractor)
-    if where.region_dim != model.region_dim:
-        raise ValueError(f"{where.source} has regions of {where.region_dim} numbers, the model was trained on {model.region_dim}: "
-                         "search data with the features it was trained on")
+    check_fits(where, model)
     def opened(side):
         if store is None: return open_gallery(model, where, vocabulary, side, index, maps() if maps else None)
         from cmr.search.qdrant import open_qdrant
@@ -353,7 +296,7 @@ def data_place(model: Matcher, vocabulary: Vocabulary, folder: Path, split: str,
 def features_place(model: Matcher, path: Path) -> Place:
     "Features that `cmr features` wrote; their pictures, where a folder of the file's name stands beside it."
     made = open_features(path)
-    check_fit(model, made)
+    check_fits(made, model)
     folder = path.with_suffix("") if path.with_suffix("").is_dir() else None
     def opened(): return Gallery(model, Fragments.cat(list(encode_features(model, made, {}))), "images", names=made.ids)
     return Place(opened, None, made.boxes, lambda row: _picture(folder, made.ids[row]))
@@ -403,12 +346,10 @@ def unknown_words(sentence: str, vocabulary: Vocabulary) -> list[str]:
     return list(dict.fromkeys(word for word in tokenize(sentence) if word not in vocabulary))
 
 # %% ../../nbs/search/explain.ipynb #010a7b6d
-def load_any(model) -> tuple[Matcher, Vocabulary, Path]:
+def load_any(model: str | Path) -> tuple[Matcher, Vocabulary, Path]:
     "A model, its vocabulary and its folder, from that folder, a run's folder or the hub."
-    from cmr.saving import FILES, load
-    path = Path(model)
-    best = next((path / name for name in ("best", "last") if os.path.lexists(path / name / FILES[0])), path)
-    folder = path if os.path.lexists(path / FILES[0]) else best
+    from cmr.saving import load, model_folder
+    folder = model_folder(Path(model))
     return *load(folder), folder
 
 # %% ../../nbs/search/explain.ipynb #eca55edc
@@ -493,17 +434,18 @@ def for_sentence(finder: Search, sentence: str, top: int) -> Found:
         said = explain(finder.model, row_of(finder.images, row), asked, words)
         show = boxes_of(place.boxes, row), partial(place.picture, row)
         hits.append(Hit(n + 1, row, finder.images.names[row], float(scores[n]), None, said, *show))
-    matches = judge(finder, sentence, scores, hits)
+    matches = judge(finder, sentence, asked, scores, hits)
     return Found(sentence, "pictures", hits, unknown_words(sentence, finder.vocabulary), matches)
 
 # %% ../../nbs/search/explain.ipynb #1cd70646
-def judge(finder: Search, sentence: str, scores: Tensor, hits: list[Hit]) -> bool | None:
+def judge(finder: Search, sentence: str, asked: Fragments, scores: Tensor, hits: list[Hit]) -> bool | None:
     "Note of each hit how likely it is right, and say whether anything matches well; None without a calibration."
     if finder.calibration is None: return None
     best = row_of(finder.images, hits[0].row)
-    found = finder.calibration.evidence(finder.model, finder.vocabulary, sentence, best, scores, len(finder.images))
-    for hit, sure in zip(hits, finder.calibration.probability(found).tolist()): hit.probability = sure
-    return finder.calibration.matches(found)
+    words, calibration = finder.vocabulary.encode(sentence), finder.calibration
+    found = look_closer(finder.model, best, asked, words, calibration.kinds, scores, len(finder.images))
+    for hit, sure in zip(hits, calibration.probability(found).tolist()): hit.probability = sure
+    return calibration.matches(found)
 
 # %% ../../nbs/search/explain.ipynb #b6e59060
 def for_picture(finder: Search, query: Path | int | Image.Image, top: int) -> Found:

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from ..data import ImageCaptions, Vocabulary, feature_digest, pad, unknown_share
 from ..encoders import Fragments
-from ..fast.scoring import encode_all, encode_rows, evaluating, score_all
+from ..fast.scoring import check_fits, encode_all, encode_rows, evaluating, score_all
 from cmr.files import (
     HOST,
     FromFile,
@@ -432,9 +432,7 @@ def open_gallery(
 ) -> Gallery:
     "The gallery of one side of a split: read from its file, else encoded, and written where a file is named. ValueError as `Gallery.load`."
     check_side(side)
-    if split.region_dim != model.region_dim:
-        raise ValueError(f"{split.source} has regions of {split.region_dim} numbers, the model was trained on {model.region_dim}: "
-                         "search data with the features it was trained on")
+    check_fits(split, model)
     names, data = split.ids if side == "images" else split.captions, data_digest(split)
     blocks = image_blocks(model, split) if side == "images" else caption_blocks(model, split, vocabulary)
     if path is None: return Gallery(model, Fragments.cat(list(blocks)), side, maps, names, data=data)

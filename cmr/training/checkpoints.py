@@ -106,13 +106,14 @@ def look_through(
     check_vocabulary(split, vocabulary)
     for i in np.unique(np.linspace(0, split.n_images - 1, places).astype(int)): split.regions(int(i))
 
-def data_fingerprint(train: ImageCaptions, dev: ImageCaptions, vocabulary: Vocabulary) -> dict:
+def data_fingerprint(train: ImageCaptions, dev: ImageCaptions, vocabulary: Vocabulary, twins: Twins | None = None) -> dict:
     "Sizes, and digests of captions, features and words: what tells one data set from another."
     sizes = {f"{name}_{key}": value for name, split in (("train", train), ("dev", dev))
              for key, value in (("images", split.n_images), ("captions", len(split)))}
     text = digest("\n".join([*train.captions, *dev.captions]))[:16]
     features = {f"{name}_features": feature_digest(split)[:16] for name, split in (("train", train), ("dev", dev))}
     maker = {} if train.extractor is None else {"extractor": str(train.extractor)}
+    if twins: maker["twins"] = digest(twins.together.tobytes(), twins.also_true.tobytes())[:16]
     return {**sizes, **maker, "region_dim": train.region_dim, "text": text, **features, "words": vocabulary_digest(vocabulary)}
 
 def reading_ahead(
@@ -140,7 +141,7 @@ def make_vocabulary(
         source = "the recipe's vocabulary (--vocabulary, or in recipe.json)" if recipe.vocabulary else split.source
         raise type(problem)(f"{source}: {problem}") from problem
 
-# %% ../../nbs/training/checkpoints.ipynb #e0042db5
+# %% ../../nbs/training/checkpoints.ipynb #a0a0f296
 def twins_for(run: Run, folder: str | Path) -> Twins | None:
     "The images that a run's batches hold together; None where its recipe doesn't ask."
     return read_twins(folder, run.train) if run.recipe.twins else None
@@ -180,7 +181,7 @@ class Run:
         self.device, self.main = self.accelerator.device, rank_and_world_size()[0] == 0 # main: the process that evaluates and writes
         self.progress, self.model = progress and self.main, self.model.to(self.device)
         self.optimiser = self.accelerator.prepare(make_optimiser(self.model, recipe))
-        self.data, _ = data_fingerprint(self.train, self.dev, self.vocabulary), self.loader() # says what is wrong with captions, batch size
+        self.data, _ = data_fingerprint(self.train, self.dev, self.vocabulary, self.twins), self.loader() # says what can't be batched
 
     @property
     def checkpoint(self) -> Path: return self.out / "last" / "training.pt"

@@ -33,7 +33,6 @@ __all__ = ['STOPS', 'MEASURES', 'COLUMNS', 'evaluate', 'chance', 'chance_spread'
 # %% ../../nbs/training/loop.ipynb #6c554d16
 from ..camp import CAMP, mean_gates
 from ..data import Batch, ImageCaptions, Vocabulary, check_vocabulary, pad
-from ..data.datasets import check_extractor
 from ..encoders import Fragments
 from ..fast import encode_all, score_all, training_scores
 from ..fast.scoring import evaluating
@@ -71,10 +70,6 @@ def evaluate(
 ) -> tuple[Report, Tensor]:       # the report, and the scores (I, C)
     "Recall of a model on a split; ValueError names the file where vocabulary, width or values do not fit, or scores of another evaluation."
     check_vocabulary(split, vocabulary)
-    if split.region_dim != model.region_dim:
-        raise ValueError(f"{split.source} has regions of {split.region_dim} numbers, the model was trained on {model.region_dim}: "
-                         "evaluate it on data with the features it was trained on")
-    check_extractor(split, model.extractor)
     images, captions = encode_all(model, split, vocabulary, progress=progress)
     scores = score_all(model, images, captions, max_bytes, progress, out, engine)
     return report(scores, split.image_of_caption, folds), scores
