@@ -5,7 +5,8 @@ import importlib
 __version__ = "0.1.0"
 
 MODEL_HOMES = {"VSE": "cmr.matcher", "SCAN": "cmr.attention", "IMRAM": "cmr.imram", "CAMP": "cmr.camp",  # the package's models
-               **dict.fromkeys(("CMPM", "DEVISE", "DVSA", "ORDER", "PVSE", "VSRN"), "cmr.shelf.baselines")}
+               **dict.fromkeys(("CMPM", "DEVISE", "DVSA", "ORDER", "PVSE", "VSRN"), "cmr.shelf.baselines"),
+               "HardAssignment": "cmr.shelf.assignment"}
 _HOMES = {**MODEL_HOMES, **dict.fromkeys(("Matcher", "register"), "cmr.matcher"),
           **dict.fromkeys(("encode_all", "score_all"), "cmr.fast"),
           **dict.fromkeys(("create_model", "list_models", "load", "save"), "cmr.saving"),

@@ -103,9 +103,11 @@ def register(
     cls: type[Matcher], # known by its name from now on
 ) -> type[Matcher]:     # the class as it is, so that this can stand above it as a decorator
     "Make a model known to every command by its class name. ValueError for a second class of that name."
-    name, home = cls.__name__.lower(), MODEL_HOMES.get(cls.__name__.upper(), cls.__module__)
+    name = cls.__name__.lower()
+    own = {key.lower(): key for key in MODEL_HOMES}.get(name, cls.__name__)
+    home = MODEL_HOMES.get(own, cls.__module__)
     if home != cls.__module__: # the package's own name: its chapter writes the class again, others may not
-        if same_code(cls, getattr(importlib.import_module(home), cls.__name__.upper())): return cls
+        if same_code(cls, getattr(importlib.import_module(home), own)): return cls
     elif MODELS.get(name, cls).__module__ == home:
         MODELS[name] = cls
         return cls
