@@ -139,14 +139,14 @@ def test_a_module_that_is_not_there_is_named():
 
 # --- check_matcher
 
-@pytest.mark.parametrize("name", ["vse", "scan", "imram", "camp", "cmpm", "devise", "dvsa", "order", "pvse", "vsrn", "bestword"])
+@pytest.mark.parametrize("name", ["vse", "scan", "imram", "camp", "cmpm", "devise", "dvsa", "order", "pvse", "vsrn", "hardassignment", "bestword"])
 def test_every_registered_model_passes(name):
     assert set(check_matcher(model_class(name))) >= {"padding", "order", "tiles", "gradient", "save and load", "bf16", "two processes"}
 
 
 def test_all_registered_models_stand_in_the_list_above():
     import_models()
-    assert {name for name, cls in MODELS.items() if cls.__module__.startswith("cmr.")} == {"vse", "scan", "imram", "camp", "cmpm", "devise", "dvsa", "order", "pvse", "vsrn"}
+    assert {name for name, cls in MODELS.items() if cls.__module__.startswith("cmr.")} == {"vse", "scan", "imram", "camp", "cmpm", "devise", "dvsa", "order", "pvse", "vsrn", "hardassignment"}
 
 
 class Unmasked(BestWord):

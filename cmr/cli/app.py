@@ -28,6 +28,7 @@ Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU 
 Engine = Annotated[bool, typer.Option("--engine/--no-engine", help="Score by the fast engine, or by the model as it is written.")]
 Imports = Annotated[list[str] | None, typer.Option("--import", metavar="MODULE", help="A Python module with models of your own "
                                                       "(my_module for my_module.py in this folder). Can be given several times.")]
+Seeds = Annotated[str, typer.Option(help="Seeds, with commas between them.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting of the recipe, its loss or the "
                                                     "model, such as margin=0.3 or word_dim=100. Can be given several times.")]
 
@@ -94,6 +95,16 @@ def read_settings(
         if key in settings: raise ValueError(f"--set {key} is given twice: {settings[key]} and {value}")
         settings[key.replace("-", "_")] = value
     return settings
+
+
+def read_seeds(
+    text: str,  # as given with --seeds
+) -> list[int]:
+    "Seeds. ValueError for anything but whole numbers with commas between them, and for one that stands twice."
+    try: seeds = [int(seed) for seed in text.split(",")]
+    except ValueError: raise ValueError(f"--seeds {text!r}: write whole numbers with commas between them, such as 0,1,2") from None
+    if len(set(seeds)) < len(seeds): raise ValueError(f"--seeds {text!r}: a seed stands twice")
+    return seeds
 
 
 def show_version(wanted: bool) -> None:

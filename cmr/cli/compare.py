@@ -9,12 +9,11 @@ from typing import Annotated
 
 import typer
 
-from cmr.cli.app import Device, Imports, PathOption, Settings, app, import_own, plain_errors, read_settings
+from cmr.cli.app import Device, Imports, PathOption, Seeds, Settings, app, import_own, plain_errors, read_seeds, read_settings
 from cmr.cli.data import pick_data
 from cmr.cli.train import pick_recipe, with_options
 
 Data = Annotated[Path | None, PathOption(help="Data folder with train, dev and test. Default: data/scenes.")]
-Seeds = Annotated[str, typer.Option(help="Seeds, with commas between them.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the training captions, the same for all. Default: the recipe's.")]
 Width = Annotated[int | None, typer.Option(min=1, help="Width of the common space.")]
 AnyRecipe = Annotated[str | None, typer.Option("--recipe", help="As for cmr train. Default: what fits the data.")]
@@ -26,8 +25,7 @@ def run_table(entries: list, data: Path, out: Path, seeds: str, split: str, devi
     "Train everything and print the table."
     from cmr.training import compare, make_accelerator
     from cmr.training.loop import Stopped
-    try: numbers = [int(seed) for seed in seeds.split(",")]
-    except ValueError: raise ValueError(f"--seeds {seeds!r}: write whole numbers with commas between them, such as 0,1,2") from None
+    numbers = read_seeds(seeds)
     try: results = compare.compare(entries, data, out, numbers, split, device=make_accelerator(device).device.type)
     except Stopped as stop: raise Stopped(f"{stop}: {shlex.join(['cmr', *sys.argv[1:]])}", stop.number) from stop
     typer.echo(f"{compare.conditions(results)}\n\n{compare.table(results)}\n"

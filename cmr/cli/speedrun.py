@@ -1,0 +1,74 @@
+"""`cmr speedrun`: how long a training takes until it is good enough, as a line for a table that readers can enter."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import typer
+
+from cmr.cli.app import Device, Imports, PathOption, Seeds, Settings, app, import_own, plain_errors, read_seeds, read_settings
+from cmr.cli.data import pick_data
+from cmr.cli.train import adjust, pick_recipe
+
+
+def seconds_to(target: float, rows: list[dict]) -> float | None:
+    "Seconds of training, each epoch's evaluation with it, up to the first epoch that reaches an R@sum; None where none does."
+    for n, row in enumerate(rows, 1):
+        if row["rsum"] >= target: return sum(one["seconds"] for one in rows[:n])
+    return None
+
+
+def one_run(recipe, data: Path, folder: Path, target: float, device: str | None) -> float | None:
+    "Train, or go on, or read what was trained before; and the seconds to the target."
+    from cmr.training import read_checkpoint, train
+    kept = folder / "last" / "training.pt"
+    result = train(recipe, data, folder, kept.is_file(), device)
+    rows = read_checkpoint(kept)["standing"]["rows"]
+    found, best = seconds_to(target, rows), max(row["rsum"] for row in rows)
+    typer.echo(f"seed {recipe.seed}: dev R@sum {best:.1f} after {result['epochs']} epochs; "
+               + (f"{target:g} reached in {found:.0f} s" if found else f"{target:g} not reached"))
+    return found
+
+
+@app.command("speedrun")
+def speedrun_command(
+    name: Annotated[str, typer.Argument(help="What the entry is called: its runs go to runs/speedrun/NAME.")] = "reference",
+    model: Annotated[str, typer.Option(help="Any that `cmr models` lists.")] = "imram",
+    recipe: Annotated[str, typer.Option(help="As for cmr train.")] = "scenes",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training captions. Default: the recipe's.")] = None,
+    target: Annotated[float, typer.Option(min=0, max=600, help="R@sum on dev that has to be reached.")] = 520.0,
+    seeds: Seeds = "0,1,2",
+    data: Annotated[Path | None, PathOption(help="Data folder with train and dev. Default: data/scenes, which the table is about.")] = None,
+    settings: Settings = None,
+    imports: Imports = None,
+    device: Device = None,
+):
+    """Time a training to a fixed quality: seconds until dev R@sum is 520 on the built-in world, the median of three seeds.
+
+    \b
+    Examples:
+      cmr speedrun                                     the reference, Text-IMRAM
+      cmr speedrun hard --model hardassignment --set twins=true
+      cmr speedrun mine --import my_module --model mine --set lr=3e-3
+
+    The seconds are those of training, with the evaluation after each epoch. Machines differ: run the reference on yours, too, and
+    the ratio of the two is what can be compared. An entry counts where all its seeds reach the target. docs/speedrun.md has the
+    table and the rules. The same command goes on after a stop.
+    """
+    with plain_errors():
+        import_own(imports)
+        from cmr.training.compare import machine
+        if Path(name).name != name: raise ValueError(f"{name!r} is no name of an entry: letters, digits and - will do")
+        numbers, where = read_seeds(seeds), pick_data(data)
+        final = adjust(pick_recipe(recipe, where, device), model, {"epochs": epochs}, {}, read_settings(settings))
+        out = Path("runs/speedrun") / name
+        found = [one_run(replace(final, seed=seed, name=name), where, out / str(seed), target, device) for seed in numbers]
+        about, reached = machine(device or "cpu"), [seconds for seconds in found if seconds]
+        if len(reached) < len(found): typer.echo(f"{len(reached)} of {len(found)} seeds reach {target:g}: this is no entry yet")
+        else:
+            typer.echo(f"\n| {about['date']} | {name} | {median(reached):.0f} | {', '.join(f'{x:.0f}' for x in reached)} "
+                       f"| {about['processor']}, {about['threads']} threads |\n"
+                       "This line goes into docs/speedrun.md, with the command; and with the reference's on the same machine.")

@@ -1,0 +1,25 @@
+"""`cmr speedrun`: what it counts, and what it prints."""
+
+from test_cli import call
+
+from cmr.cli.speedrun import seconds_to
+
+
+def test_seconds_are_added_up_to_the_first_epoch_that_reaches_the_target():
+    rows = [{"rsum": 400.0, "seconds": 3.0}, {"rsum": 520.0, "seconds": 5.0}, {"rsum": 500.0, "seconds": 7.0}]
+    assert [seconds_to(target, rows) for target in (100.0, 400.5, 520.0, 520.1)] == [3.0, 8.0, 8.0, None]
+
+
+def test_an_entry_is_a_line_of_the_table_and_a_second_call_trains_nothing_again(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("speedrun", "mine", "--model", "vse", "--epochs", 2, "--data", world, "--set", "embed_dim=8", "--device", "cpu", "--seeds", "0,1")
+    said = call(*words, "--target", 1)
+    assert "| mine |" in said and "seed 1: dev R@sum" in said and (tmp_path / "runs/speedrun/mine/1/metrics.csv").is_file()
+    before = (tmp_path / "runs/speedrun/mine/0/best/model.safetensors").stat().st_mtime_ns
+    assert "0 of 2 seeds reach 600: this is no entry yet" in call(*words, "--target", 600)
+    assert (tmp_path / "runs/speedrun/mine/0/best/model.safetensors").stat().st_mtime_ns == before
+
+
+def test_names_that_are_no_folder_and_seeds_that_are_none_are_refused(world):
+    for words, said in ((("../up",), "is no name"), (("x", "--seeds", "0,b"), "whole numbers"), (("x", "--seeds", "1,1"), "twice")):
+        assert said in call("speedrun", *words, "--data", world, code=2)
