@@ -8,7 +8,6 @@ Each run is kept as a folder with result.json and hits.npy; what is there is not
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
