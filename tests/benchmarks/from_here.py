@@ -1,9 +1,10 @@
 """Chapter 17's trainings: twins in one batch, hard against soft assignment, and regions that see each other.
 
     python tests/benchmarks/from_here.py --data data/scenes --out runs/from-here --seeds 0,1,2 [ROW ...]
-    python tests/benchmarks/from_here.py --out runs/from-here --seeds 0,1,2 --table
+    python tests/benchmarks/from_here.py --out runs/from-here --seeds 0,1,2 --table docs/from_here.json
 
 Each run is kept as a folder with result.json and hits.npy; what is there is not trained again. Rows are those of `ROWS`.
+--table trains nothing, prints what there is as markdown, and writes the numbers into a file, which the chapter draws.
 """
 
 import argparse
@@ -83,60 +84,71 @@ def run(row: str, seed: int, data: Path, out: Path) -> None:
     np.save(folder / "hits.npy", hits(scores, split.image_of_caption))
 
 
-def mean(many: list, *keys: str) -> float:
-    "The mean over seeds of one number of their results."
-    values = []
-    for found in many:
-        for key in keys: found = found[key]
-        values.append(found)
-    return float(np.mean(values))
-
-
 def together(out: Path, row: str, seeds: list[int]) -> tuple[list[dict], list[np.ndarray]]:
     "Results and hits of a row's seeds, as far as they are there."
     there = [out / row / str(seed) for seed in seeds if (out / row / str(seed) / "hits.npy").exists()]
     return [json.loads((folder / "result.json").read_text()) for folder in there], [np.load(folder / "hits.npy") for folder in there]
 
 
-def versus(a: list[np.ndarray], b: list[np.ndarray]) -> str:
-    "R@sum of a minus b: the mean of the seeds, and a 95% interval over images of that mean."
+def versus(a: list[np.ndarray], b: list[np.ndarray]) -> list[float]:
+    "R@sum of a minus b over their common seeds, and the ends of its 95% interval over images (each image's mean over the seeds)."
     k = min(len(a), len(b))
-    if not k: return ""
     found = compare(*(np.mean(x[:k], axis=0) for x in (a, b)))["rsum"]
-    return f"{found.difference:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
+    return [round(x, 2) for x in (found.difference, found.low, found.high)]
 
 
-def table(out: Path, seeds: list[int]) -> str:
-    "All rows that were trained, in markdown."
-    base = together(out, "imram-full", seeds)[1]
-    lines = ["| row | seeds | R@sum (lowest to highest) | minus Full-IMRAM, K = 3 | R@1 text / image | twins: colours / relations | s an epoch |",
-             "|---|---|---|---|---|---|---|"]
+def collect(out: Path, seeds: list[int]) -> dict[str, dict]:
+    "For each row that was trained: a number a seed of everything, the difference to Full-IMRAM, and to the same row without twins or dropping."
+    rows, counts = {}, {row: together(out, row, seeds)[1] for row in ROWS}
     for row in ROWS:
-        many, counts = together(out, row, seeds)
+        many = together(out, row, seeds)[0]
         if not many: continue
-        sums = [found["report"]["rsum"] for found in many]
-        lines.append(f"| {row} | {len(many)} | {np.mean(sums):.1f} ({min(sums):.1f} to {max(sums):.1f}) | {versus(counts, base)} "
-                     f"| {mean(many, 'report', 'text_r1'):.1f} / {mean(many, 'report', 'image_r1'):.1f} "
-                     f"| {mean(many, 'world', 'colour_twin'):.1f} / {mean(many, 'world', 'relation_twin'):.1f} "
-                     f"| {mean(many, 'seconds_per_epoch'):.0f} |")
+        keys = {**{key: "report" for key in ("rsum", "text_r1", "image_r1")}, **{key: "world" for key in ("colour_twin", "relation_twin")}}
+        rows[row] = {"seeds": [found["seed"] for found in many], "seconds_per_epoch": [round(found["seconds_per_epoch"], 1) for found in many],
+                     **{key: [round(found[place][key], 2) for found in many] for key, place in keys.items()},
+                     "minus_imram_full": versus(counts[row], counts["imram-full"]) if counts["imram-full"] else None}
+        plain = row.split("+")[0]
+        if plain != row and counts[plain] and not row.endswith("long"): rows[row]["minus_plain"] = versus(counts[row], counts[plain])
+    return {"machine": many_machines(out), "rows": rows}
+
+
+def many_machines(out: Path) -> list[str]:
+    "Processor, torch and date of all runs, each once."
+    found = [json.loads(file.read_text())["machine"] for file in sorted(out.glob("*/*/result.json"))]
+    return sorted({f"{m['processor']}, {m['cores']} cores, {m['threads']} thread, torch {m['torch']}, {m['date']}" for m in found})
+
+
+def table(rows: dict[str, dict]) -> str:
+    "All rows that were trained, in markdown."
+    lines = ["| row | seeds | R@sum (lowest to highest) | minus Full-IMRAM, K = 3 | minus the same without + | R@1 text / image "
+             "| twins: colours / relations | s an epoch |", "|---|---|---|---|---|---|---|---|"]
+    def apart(ends): return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*ends) if ends else ""
+    def mean(values): return f"{np.mean(values):.1f}"
+    for row, x in rows.items():
+        lines.append(f"| {row} | {len(x['seeds'])} | {mean(x['rsum'])} ({min(x['rsum']):.1f} to {max(x['rsum']):.1f}) "
+                     f"| {apart(x['minus_imram_full'])} | {apart(x.get('minus_plain'))} | {mean(x['text_r1'])} / {mean(x['image_r1'])} "
+                     f"| {mean(x['colour_twin'])} / {mean(x['relation_twin'])} | {np.mean(x['seconds_per_epoch']):.0f} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     "The command above."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", default=list(ROWS), choices=list(ROWS), metavar="ROW")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="default: all")
     parser.add_argument("--data", type=Path, default=Path("data/scenes"))
     parser.add_argument("--out", type=Path, default=Path("runs/from-here"))
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--table", action="store_true", help="print what there is, train nothing")
+    parser.add_argument("--table", type=Path, help="train nothing, print what there is, and write the numbers here")
     args = parser.parse_args()
+    if unknown := set(args.rows) - set(ROWS): parser.error(f"no row {', '.join(unknown)}: there are {', '.join(ROWS)}")
     seeds = [int(seed) for seed in args.seeds.split(",")]
     torch.set_num_threads(1)
     if not args.table:
         for seed in seeds:
-            for row in args.rows: run(row, seed, args.data, args.out)
-    print(table(args.out, seeds))
+            for row in args.rows or ROWS: run(row, seed, args.data, args.out)
+    found = collect(args.out, seeds)
+    if args.table: args.table.write_text(json.dumps(found, indent=1) + "\n")
+    print(table(found["rows"]))
 
 
 if __name__ == "__main__": main()
