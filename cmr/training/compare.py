@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
@@ -25,18 +25,18 @@ from ..camp import ABLATIONS, ablation
 from ..data import open_split
 from ..data.datasets import feature_digest
 from ..files import FromFile, atomic_write, digest, read_json, remove_partial_files, write_text
-from ..recall import RECALLS, Report
+from ..recall import RECALLS, Report, hits
 from ..saving import load, model_class
 from .checkpoints import Count, Number, hold
 from .distributed import choose_precision
 from .loop import MEASURES, Stopped, evaluate, train, write_metrics
-from .recipes import LARGEST, Recipe, change, for_model, recipe_from, resolve, unknown_settings
+from .recipes import LARGEST, Recipe, change, for_model, recipe_from, resolve, small_model, unknown_settings
 from ..world.scenes import WorldReport, load_entries, world_report
 
 # %% auto #0
 __all__ = ['TEN_MODELS', 'TWINS', 'machine', 'Entry', 'ablations', 'models', 'Budget', 'Machine', 'Result', 'read_result',
-           'fingerprint', 'train_entry', 'spread', 'interval', 'by_label', 'table_row', 'table', 'conditions', 'figure',
-           'write', 'compare']
+           'fingerprint', 'run_of', 'train_entry', 'spread', 'interval', 'by_label', 'table_row', 'table', 'conditions',
+           'figure', 'write', 'in_turn', 'compare']
 
 # %% ../../nbs/training/compare.ipynb #72ae1e23
 TEN_MODELS = ("devise", "order", "dvsa", "vse", "cmpm", "pvse", "vsrn", "scan", "imram", "camp")
@@ -101,7 +101,7 @@ class Machine(FromFile, extra="allow"):
 
 # %% ../../nbs/training/compare.ipynb #ecd515ac
 class Result(FromFile, extra="allow"):
-    "What result.json has to hold; earlier versions noted neither fingerprint nor precision."
+    "What result.json has to hold; earlier versions noted no hits of single images, no fingerprint and no precision."
     label: str
     seed: Count
     split: str
@@ -133,14 +133,15 @@ class Result(FromFile, extra="allow"):
 
 # %% ../../nbs/training/compare.ipynb #ecd515ad
 def read_result(
-    file: Path,    # result.json of a row and seed
-    wanted: dict,  # what it must agree with
+    file: Path,    # of a row and seed
+    wanted: dict,  # what it must agree with, as `run_of` gives it
+    kind: type[Result] = Result,
+    remedy: str = "",  # what to do with one that cannot be used; else its folder is to be deleted
 ) -> dict:
     "What came out before. ValueError where that was by another recipe, on other data or in another precision, or is no result."
-    parts = f"choose another folder, or delete {file.parent}"
-    found = read_json(file, Result, "the result of a row", parts).model_dump(exclude_unset=True)
-    model, _ = load(file.parent / "best")
-    before, now = (resolve(recipe_from(result["recipe"], file), model) for result in (found, wanted))
+    parts = remedy or f"choose another folder, or delete {file.parent}"
+    found = read_json(file, kind, "the result of a row", parts).model_dump(exclude_unset=True)
+    before, now = (resolve(recipe, small_model(recipe)) for recipe in (recipe_from(result["recipe"], file) for result in (found, wanted)))
     later = {key for key in ("fingerprint", "precision") if found.get(key) is None}
     odd = [key for key in wanted if key not in {"recipe", *later} and found.get(key) != wanted[key]] or ["recipe"] * (before != now)
     if odd: raise ValueError(f"{file} was made with another {'content of ' * (odd[0] == 'fingerprint')}"
@@ -156,6 +157,19 @@ def fingerprint(
     parts = [open_split(data, name) for name in ("train", "dev", split)]
     return {part.source.name: digest("\n".join(part.captions), feature_digest(part))[:16] for part in parts}
 
+def run_of(
+    entry: Entry,
+    seed: int,
+    data: Path,
+    split: str,
+    precision: str | None = None,
+) -> dict:
+    "What decides how a row with a seed comes out: its recipe and its data."
+    recipe = replace(entry.recipe, seed=seed, name=entry.label)
+    return {"label": entry.label, "seed": seed, "split": split, "data": str(data), "recipe": json.loads(json.dumps(asdict(recipe))),
+            "fingerprint": fingerprint(data, split), "precision": choose_precision(precision)}
+
+# %% ../../nbs/training/compare.ipynb #136601d3
 def train_entry(
     entry: Entry,
     seed: int,
@@ -165,16 +179,16 @@ def train_entry(
     **how,         # as for `train`
 ) -> dict:
     "Train and evaluate one row with one seed, or read what came out before. ValueError where that was by another recipe."
-    recipe, file, progress = replace(entry.recipe, seed=seed, name=entry.label), folder / "result.json", how.get("progress", True)
-    wanted = {"label": entry.label, "seed": seed, "split": split, "data": str(data), "recipe": json.loads(json.dumps(asdict(recipe))),
-              "fingerprint": fingerprint(data, split), "precision": choose_precision(how.get("precision"))}
+    file, progress, wanted = folder / "result.json", how.get("progress", True), run_of(entry, seed, data, split, how.get("precision"))
     for part in (folder, folder / "last", folder / "best"): remove_partial_files(part)  # of one that was killed
     if file.exists(): return read_result(file, wanted)
-    ended = train(recipe, data, folder, resume=(folder / "last" / "training.pt").is_file(), **how)
+    recipe, begun = replace(entry.recipe, seed=seed, name=entry.label), (folder / "last" / "training.pt").is_file()
+    ended = train(recipe, data, folder, resume=begun, **how)
     model, vocabulary = load(folder / "best")
     examined, truth = open_split(data, split), data / f"{split}_scenes.json"
     report, scores = evaluate(model.to(ended["device"]), examined, vocabulary, progress=progress, engine=how.get("engine", True))
-    found = {**wanted, "report": asdict(report), "dev": ended["best"],
+    each = hits(scores, examined.image_of_caption).ravel().astype(int)
+    found = {**wanted, "report": asdict(report), "hits": " ".join(map(str, each)), "dev": ended["best"],
              **{key: ended[key] for key in ("parameters", "epochs", "best_epoch")},
              "seconds_per_epoch": ended["seconds"] / max(ended["epochs"], 1), "machine": machine(ended["device"])}
     if truth.is_file(): found["world"] = asdict(world_report(scores.numpy(), load_entries(str(truth)), progress=False))
@@ -273,6 +287,25 @@ def write(
     with atomic_write(out / "table.png") as partial: figure(results).savefig(partial, format="png", dpi=120)
 
 # %% ../../nbs/training/compare.ipynb #c109ad4e
+def in_turn(
+    entries: Sequence[Entry],
+    seeds: Sequence[int],
+    act: Callable[[Entry, int], dict], # trains one row with one seed
+    progress: bool = True,             # say which one it is
+) -> Iterator[dict]:
+    "What comes out for each row with each seed, seeds outside. ValueError where one stands twice; Stopped says where it was."
+    labels, many = [entry.label for entry in entries], len(seeds) * len(entries)
+    if len(set(labels)) < len(labels) or len(set(seeds)) < len(seeds):
+        raise ValueError(f"a row or a seed stands twice: rows {', '.join(labels)}, seeds {', '.join(map(str, seeds))}")
+    def one(n: int, seed: int, entry: Entry) -> dict:
+        if progress: print(f"{n} of {many}: {entry.label}, seed {seed}  [{datetime.datetime.now():%H:%M}]")
+        try: return act(entry, seed)
+        except KeyboardInterrupt as stop:
+            said = f"stopped in {entry.label}, seed {seed} ({n} of {many}), all saved; go on with the same command"
+            raise Stopped(said, getattr(stop, "number", SIGINT)) from stop
+    return (one(n, *pair) for n, pair in enumerate(itertools.product(seeds, entries), 1))
+
+# %% ../../nbs/training/compare.ipynb #ce53bcf8
 def compare(
     entries: Sequence[Entry],
     data: str | Path,             # with train, dev and the split that is reported
@@ -282,18 +315,13 @@ def compare(
     **how,                        # device, precision, progress, workers, engine: as for `train`
 ) -> list[dict]:                  # a result for each row and seed
     "Train all rows with all seeds, writing the table after each; the same call goes on after a stop. ValueError where a row stands twice."
-    data, out, results, labels = Path(data), Path(out), [], [entry.label for entry in entries]
-    if len(set(labels)) < len(labels) or len(set(seeds)) < len(seeds):
-        raise ValueError(f"a row or a seed stands twice: rows {', '.join(labels)}, seeds {', '.join(map(str, seeds))}")
+    data, out, results = Path(data), Path(out), []
     open_split(data, split)                                                                              # what is missing is said now
+    def act(entry: Entry, seed: int) -> dict: return train_entry(entry, seed, data, out / f"{entry.label}-seed{seed}", split, **how)
+    turns = in_turn(entries, seeds, act, how.get("progress", True))
     with hold(out):
         remove_partial_files(out)
-        for n, (seed, entry) in enumerate(itertools.product(seeds, entries)):
-            place = f"{n + 1} of {len(seeds) * len(entries)}"
-            if how.get("progress", True): print(f"{place}: {entry.label}, seed {seed}  [{datetime.datetime.now():%H:%M}]")
-            try: results.append(train_entry(entry, seed, data, out / f"{entry.label}-seed{seed}", split, **how))
-            except KeyboardInterrupt as stop:
-                said = f"stopped in {entry.label}, seed {seed} ({place}), all saved; go on with the same command"
-                raise Stopped(said, getattr(stop, "number", SIGINT)) from stop
+        for found in turns:
+            results.append(found)
             write(results, out)
     return results
