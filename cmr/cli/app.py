@@ -18,21 +18,6 @@ import typer
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False,
-                  context_settings={"help_option_names": ["-h", "--help"]})
-
-# Paths: what is wrong with one is said by the doors of cmr.files, in one line.
-PathArgument, PathOption = partial(typer.Argument, readable=False), partial(typer.Option, readable=False)
-
-Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU if there is one.")]
-Engine = Annotated[bool, typer.Option("--engine/--no-engine", help="Score by the fast engine, or by the model as it is written.")]
-Imports = Annotated[list[str] | None, typer.Option("--import", metavar="MODULE", help="A Python module with models of your own "
-                                                      "(my_module for my_module.py in this folder). Can be given several times.")]
-Seeds = Annotated[str, typer.Option(help="Seeds, with commas between them.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting of the recipe, its loss or the "
-                                                    "model, such as margin=0.3 or word_dim=100. Can be given several times.")]
-
-
 # A console or a pipe that knows few characters (cp1252, gbk) gets "?" for the others: printing never ends a command.
 for stream in (sys.stdout, sys.stderr):
     if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")
@@ -44,9 +29,7 @@ def printable(text: object) -> str:
     return files.printable(text)
 
 
-def one_line(
-    problem: BaseException,
-) -> str:
+def one_line(problem: BaseException) -> str:
     "An error as one line: its message, and its kind where it is one that no door of the package words."
     worded = isinstance(problem, (ValueError, OSError, ImportError, RuntimeError, MemoryError)) and str(problem)
     if worded: return printable(problem)
@@ -74,9 +57,16 @@ def plain_errors() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def import_own(
-    modules: list[str] | None,  # as given with --import
-) -> None:
+class App(typer.Typer):
+    "An application whose commands print their errors as `plain_errors` has it."
+    def command(self, *words, **options):
+        "As typer's."
+        add = super().command(*words, **options)
+        return lambda function: add(plain_errors()(function))
+
+
+@plain_errors()
+def import_own(modules: list[str] | None) -> None:  # as given with --import
     "Import modules with models of one's own; the current folder is looked at, too. ImportError names one that is not there."
     if not modules: return
     from cmr.saving import import_models
@@ -84,9 +74,34 @@ def import_own(
     import_models([name.removesuffix(".py") for name in modules])
 
 
-def read_settings(
-    words: list[str] | None,  # as given with --set
-) -> dict[str, str]:
+app = App(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False,
+          context_settings={"help_option_names": ["-h", "--help"]})
+
+# Paths: what is wrong with one is said by the doors of cmr.files, in one line.
+PathArgument, PathOption = partial(typer.Argument, readable=False), partial(typer.Option, readable=False)
+
+Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: the GPU if there is one.")]
+Engine = Annotated[bool, typer.Option("--engine/--no-engine", help="Score by the fast engine, or by the model as it is written.")]
+Imports = Annotated[list[str] | None, typer.Option("--import", metavar="MODULE", callback=import_own,
+                   help="A Python module with models of your own (my_module for my_module.py in this folder). Can be given several times.")]
+Seeds = Annotated[str, typer.Option(help="Seeds, with commas between them.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting of the recipe, its loss or the "
+                                                    "model, such as margin=0.3 or word_dim=100. Can be given several times.")]
+
+
+def print_table(heads: list[str], rows: list[list[str]]) -> None:  # heads: of all columns but the first, which holds names
+    "Print numbers to the right of names; a file has room for whole lines."
+    from rich.console import Console
+    from rich.table import Table
+    table = Table("", *heads)
+    for column in table.columns: column.overflow = "fold"
+    for column in table.columns[1:]: column.justify = "right"
+    for row in rows: table.add_row(*row)
+    wide = None if Console().is_terminal else 120 + max(len(row[0]) for row in rows)
+    Console(markup=False, emoji=False, highlight=False, width=wide).print(table)
+
+
+def read_settings(words: list[str] | None) -> dict[str, str]:  # as given with --set -> by name
     "Settings by name. ValueError for one without =, and for one that is given twice."
     settings: dict[str, str] = {}
     for word in words or []:
@@ -97,9 +112,7 @@ def read_settings(
     return settings
 
 
-def read_seeds(
-    text: str,  # as given with --seeds
-) -> list[int]:
+def read_seeds(text: str) -> list[int]:  # as given with --seeds
     "Seeds. ValueError for anything but whole numbers with commas between them, and for one that stands twice."
     try: seeds = [int(seed) for seed in text.split(",")]
     except ValueError: raise ValueError(f"--seeds {text!r}: write whole numbers with commas between them, such as 0,1,2") from None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cmr.cli.app import Device, Imports, PathArgument, PathOption, app, import_own, plain_errors
+from cmr.cli.app import Device, Imports, PathArgument, PathOption, app, print_table
 from cmr.cli.data import pick_data
 from cmr.cli.evaluate import load_model
 
@@ -35,12 +35,12 @@ def other_captions(entries: list, data: Path, split: str):
     return [caption.text for entry in others for caption in entry.captions], truth([*entries, *others])[:len(entries), mine:]
 
 
-def line(name: str, m: Measures) -> str:
+HEADS = ["questions", "AUROC", "AUROC 95%", "Brier", "log loss", "ECE"]
+
+
+def row(name: str, m: Measures, between: str = "") -> list[str]:
     "A row of the table."
-    return f"{name:32} {m.count:9,}  {m.auroc:.3f}  {m.brier:.3f}  {m.log_loss:8.3f}  {m.ece:.3f}"
-
-
-HEAD = f"{'':32} questions  AUROC  Brier  log loss    ECE"
+    return [name, f"{m.count:,}", f"{m.auroc:.3f}", between, f"{m.brier:.3f}", f"{m.log_loss:.3f}", f"{m.ece:.3f}"]
 
 
 def show_judged(title: str, found: Judged, scores, threshold: float) -> None:
@@ -48,9 +48,10 @@ def show_judged(title: str, found: Judged, scores, threshold: float) -> None:
     from cmr.search.calibration import auroc, measure, spread
     low, high = spread(found)
     quiet, there = found.some < threshold, found.there
-    typer.echo(f"{title}\n{HEAD}\n{line('a right answer is there', measure(found.some, there))}   AUROC 95%: {low:.3f} to {high:.3f}")
-    typer.echo(line("the best answer is right", measure(found.best, found.right)))
-    typer.echo(f"{'the best score alone':32} {len(there):9,}  {auroc(scores[there], scores[~there]):.3f}")
+    typer.echo(title)
+    print_table(HEADS, [row("a right answer is there", measure(found.some, there), f"{low:.3f} to {high:.3f}"),
+                        row("the best answer is right", measure(found.best, found.right)),
+                        ["the best score alone", f"{len(there):,}", f"{auroc(scores[there], scores[~there]):.3f}"]])
     typer.echo(f"it says that nothing matches in {quiet[~there].mean():.1%} of the questions without a right answer, "
                f"and in {quiet[there].mean():.1%} of those with one")
 
@@ -60,8 +61,7 @@ def fit_it(folder: Path, model, vocabulary, where, true, captions: int, seed: in
     from cmr.search.calibration import fit_calibration, write_calibration
     found = fit_calibration(model, where, vocabulary, true, captions, seed=seed)
     path = write_calibration(found, folder)
-    typer.echo(HEAD)
-    for row in (("a right answer is there", found.whether), ("the best answer is right", found.best)): typer.echo(line(*row))
+    print_table(HEADS, [row("a right answer is there", found.whether), row("the best answer is right", found.best)])
     typer.echo(f"below {found.threshold:.0%} that a right answer is there it says that nothing matches: in {found.silent[0]:.0%} of"
                f" the questions without a right answer, and in {found.silent[1]:.0%} of those with one")
     typer.echo(f"wrote {path}. Next: cmr search {folder} \"...\"")
@@ -124,17 +124,15 @@ def calibrate_command(
     of all but those they are true of; on drawn scenes also captions of other
     scenes, of which those count that are true of none.
     """
-    with plain_errors():
-        import_own(imports)
-        from cmr.data import open_split
-        from cmr.files import atomic_write
-        from cmr.search.calibration import show_calibration
-        trained, vocabulary, folder = load_model(model, device)
-        data = pick_data(data)
-        where = open_split(data, judge or split)
-        points = judge_it(folder, trained, vocabulary, where, data, judge, captions, seed) if judge else \
-            fit_it(folder, trained, vocabulary, where, known_truth(data, split)[1], captions, seed)
-        figure = figure or (None if judge else folder / "reliability.png")
-        if figure:
-            with atomic_write(figure) as partial: show_calibration(points).savefig(partial, format=figure.suffix[1:] or "png", dpi=100)
-            typer.echo(f"the reliability curve is in {figure}")
+    from cmr.data import open_split
+    from cmr.files import atomic_write
+    from cmr.search.calibration import show_calibration
+    trained, vocabulary, folder = load_model(model, device)
+    data = pick_data(data)
+    where = open_split(data, judge or split)
+    points = judge_it(folder, trained, vocabulary, where, data, judge, captions, seed) if judge else \
+        fit_it(folder, trained, vocabulary, where, known_truth(data, split)[1], captions, seed)
+    figure = figure or (None if judge else folder / "reliability.png")
+    if figure:
+        with atomic_write(figure) as partial: show_calibration(points).savefig(partial, format=figure.suffix[1:] or "png", dpi=100)
+        typer.echo(f"the reliability curve is in {figure}")

@@ -7,25 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cmr.cli.app import PathArgument, app, plain_errors
+from cmr.cli.app import PathArgument, app, print_table, printable
 
 if TYPE_CHECKING: from cmr.data.check import Checked
 
 
-def show_checked(
-    found: Checked,
-) -> None:
+def show_checked(found: Checked) -> None:
     "Print a table with a column for each split, and a line for each finding."
-    from rich.console import Console
-    from rich.table import Table
-
-    from cmr.files import printable
     rows = [about.rows() for about in found.splits]
-    table = Table("", *(about.name for about in found.splits))
-    for name in rows[0]: table.add_row(name, *(row[name] for row in rows))
-    for column in table.columns: column.overflow = "fold"
-    for column in table.columns[1:]: column.justify = "right"
-    Console(markup=False, emoji=False, highlight=False, width=None if Console().is_terminal else 100 + 20 * len(rows)).print(table)
+    print_table([about.name for about in found.splits], [[name, *(row[name] for row in rows)] for name in rows[0]])
     for finding in found.findings: typer.echo(f"found: {printable(finding)}")
 
 
@@ -48,9 +38,8 @@ def check_command(
       cmr check data/scenes
       cmr check data/f30k --min-count 1
     """
-    with plain_errors():
-        from cmr.data.check import check_data
-        found = check_data(data, min_count)
-        show_checked(found)
-        if found.findings: raise typer.Exit(1)
-        typer.echo("nothing found")
+    from cmr.data.check import check_data
+    found = check_data(data, min_count)
+    show_checked(found)
+    if found.findings: raise typer.Exit(1)
+    typer.echo("nothing found")

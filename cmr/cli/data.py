@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from cmr.cli.app import PathArgument, PathOption, app, plain_errors
+from cmr.cli.app import App, PathArgument, PathOption, app
 
-data_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Make the built-in data, or convert published data.")
+data_app = App(no_args_is_help=True, rich_markup_mode="rich", help="Make the built-in data, or convert published data.")
 app.add_typer(data_app, name="data")
 SCENES = Path("data/scenes")
 COUNTS = {"train": 3000, "dev": 500, "test": 500}
@@ -21,9 +21,7 @@ def draw_scenes(out: Path, seed: int, counts: dict[str, int]) -> None:
     make_scenes(out, seed, counts, True)
 
 
-def pick_data(
-    data: Path | None,
-) -> Path:
+def pick_data(data: Path | None) -> Path:
     "The data folder; the built-in scenes, drawn now if they are not there, where none was given."
     if data is not None: return data
     from cmr.data.datasets import read_manifest
@@ -51,9 +49,8 @@ def data_scenes(
       cmr data scenes --seed 1 --out data/scenes1
       cmr data scenes --train 300 --dev 50 --test 50 --out data/few
     """
-    with plain_errors():
-        draw_scenes(out, seed, {"train": train, "dev": dev, "test": test})
-        typer.echo(f"The scenes are in {out}. Next: cmr train --data {out}")
+    draw_scenes(out, seed, {"train": train, "dev": dev, "test": test})
+    typer.echo(f"The scenes are in {out}. Next: cmr train --data {out}")
 
 
 @data_app.command("convert")
@@ -75,8 +72,7 @@ def data_convert(
       cmr data convert dataset_flickr8k.json data/f8k --features regions.npy --ids names.txt
       cmr data convert regions.npy data/f8k --karpathy dataset_flickr8k.json
     """
-    with plain_errors():
-        from cmr.data import convert
-        if karpathy: source, features = karpathy, features or source
-        for path in convert(source, out, features=features, ids=ids): typer.echo(f"wrote {path}")
-        typer.echo(f"Next: cmr train --data {out}")
+    from cmr.data import convert
+    if karpathy: source, features = karpathy, features or source
+    for path in convert(source, out, features=features, ids=ids): typer.echo(f"wrote {path}")
+    typer.echo(f"Next: cmr train --data {out}")

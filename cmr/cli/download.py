@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cmr.cli.app import PathArgument, PathOption, plain_errors
+from cmr.cli.app import PathArgument, PathOption
 from cmr.cli.data import data_app
 
 if TYPE_CHECKING: from cmr.data.published import Piece
@@ -24,11 +24,7 @@ Stall = Annotated[float, typer.Option(min=1, help="Seconds without a byte after 
 Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Show a bar.")]
 
 
-def introduce(
-    title: str,
-    pieces: list[Piece],
-    place: Path | None,  # where the files are already; None: nowhere
-) -> None:
+def introduce(title: str, pieces: list[Piece], place: Path | None) -> None:  # place: where the files are already; None: nowhere
     "Say what is needed, from where, and under which terms, before anything is done."
     typer.echo(title)
     for piece in pieces:
@@ -64,10 +60,7 @@ def fetch(name: str, out: Path, parts: set[str], given: Path | None, downloads: 
     else: typer.echo(f"Next: add features with cmr import captions {out} {out}-features --features F")
 
 
-def chosen(
-    pictures: bool,
-    features: bool,
-) -> set[str]:
+def chosen(pictures: bool, features: bool) -> set[str]:
     "The parts to get; files of features hold the captions, too."
     return {"features" if features else "captions", *(["pictures"] if pictures else [])}
 
@@ -86,7 +79,7 @@ def flickr8k(out: Out, pictures: Pictures = True, given: Given = None, downloads
       cmr data flickr8k data/f8k --no-pictures        captions and splits only (37 MB)
       cmr data flickr8k data/f8k --from ~/Downloads   files that you got by hand
     """
-    with plain_errors(): fetch("flickr8k", out, chosen(pictures, False), given, downloads, accept, stall, progress)
+    fetch("flickr8k", out, chosen(pictures, False), given, downloads, accept, stall, progress)
 
 
 @data_app.command("flickr30k")
@@ -104,7 +97,7 @@ def flickr30k(out: Out, features: Features = True, pictures: Pictures = False, g
       cmr data flickr30k data/f30k --no-features --pictures
       cmr data flickr30k data/f30k --from ~/Downloads   archive, or its folder f30k_precomp
     """
-    with plain_errors(): fetch("flickr30k", out, chosen(pictures, features), given, downloads, accept, stall, progress)
+    fetch("flickr30k", out, chosen(pictures, features), given, downloads, accept, stall, progress)
 
 
 @data_app.command("coco")
@@ -122,4 +115,4 @@ def coco(out: Out, features: Features = True, pictures: Pictures = False, given:
       cmr data coco data/coco --no-features             captions and splits only
       cmr data coco data/coco --from ~/Downloads        archive, or its folder coco_precomp
     """
-    with plain_errors(): fetch("coco", out, chosen(pictures, features), given, downloads, accept, stall, progress)
+    fetch("coco", out, chosen(pictures, features), given, downloads, accept, stall, progress)

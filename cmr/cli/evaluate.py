@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cmr.cli.app import Device, Engine, Imports, PathArgument, PathOption, app, import_own, plain_errors
+from cmr.cli.app import Device, Engine, Imports, PathArgument, PathOption, app, print_table
 from cmr.cli.data import pick_data
 
 if TYPE_CHECKING:
@@ -46,9 +46,7 @@ def show_world(scores, data: Path, split: str) -> None:
     if entries: typer.echo(measures.truth_report(scores.numpy(), entries))
 
 
-def as_bytes(
-    size: str | None,
-) -> int | None:
+def as_bytes(size: str | None) -> int | None:
     "What 500MB, 2GB or 1.5GiB are in bytes; None for None. ValueError where it is no size."
     if size is None: return None
     found = re.fullmatch(r"\s*(\d{1,12}\.?\d{0,12}|\.\d{1,12})\s*([kmgt]?)(i?)b\s*", size, re.IGNORECASE | re.ASCII)
@@ -112,21 +110,6 @@ def evaluate_together(
     others.append(hits(total, split.image_of_caption, folds))
     differences = {name: compare(other, first)["rsum"] for name, other in zip([*reports][1:], others, strict=True)}
     return reports, differences, total.float()
-
-
-def print_table(
-    heads: list[str],        # of all columns but the first, which holds names
-    rows: list[list[str]],
-) -> None:
-    "Print numbers to the right of names; a file has room for whole lines."
-    from rich.console import Console
-    from rich.table import Table
-    table = Table("", *heads)
-    for column in table.columns[1:]: column.justify = "right"
-    table.columns[0].overflow = "fold"
-    for row in rows: table.add_row(*row)
-    wide = None if Console().is_terminal else 90 + max(len(row[0]) for row in rows)
-    Console(markup=False, emoji=False, highlight=False, width=wide).print(table)
 
 
 def show_reports(
@@ -219,6 +202,4 @@ def evaluate_command(
     another model or other data the file is refused, as is a file of that name
     that is none of scores: delete it, or give another name.
     """
-    with plain_errors():
-        import_own(imports)
-        evaluate_models(models, data, split, folds, scores, as_bytes(max_memory), device, engine)
+    evaluate_models(models, data, split, folds, scores, as_bytes(max_memory), device, engine)

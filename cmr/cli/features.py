@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cmr.cli.app import Device, Imports, PathArgument, PathOption, app, import_own, plain_errors, printable
+from cmr.cli.app import Device, Imports, PathArgument, PathOption, app, printable
 
 
 class OnError(str, Enum):
@@ -66,17 +66,15 @@ def features_command(
       cmr features photos -o photos-1.h5 --shard 1/4
       cmr features --merge photos-1.h5 photos-2.h5 photos-3.h5 photos-4.h5 -o photos.h5
     """
-    with plain_errors():
-        if out is None or not pictures:
-            raise ValueError("name a folder of pictures and the file to write, as in: cmr features photos -o photos.h5")
-        check_out(out)
-        import_own(imports)
-        if merge:
-            from cmr.data.photos import merge_features
-            typer.echo(f"wrote {merge_features(pictures, out)}")
-            return
-        if len(pictures) > 1: raise ValueError(f"{len(pictures)} folders: name one, or put files of features together with --merge")
-        if pictures[0].suffix == ".h5" and pictures[0].is_file():
-            raise ValueError(f"{pictures[0]} holds features already: --merge puts such files together")
-        try: make(pictures[0], out, extractor, shard, on_error.value, device, progress)
-        except KeyboardInterrupt: raise KeyboardInterrupt("stopped: the same command goes on from here") from None
+    if out is None or not pictures:
+        raise ValueError("name a folder of pictures and the file to write, as in: cmr features photos -o photos.h5")
+    check_out(out)
+    if merge:
+        from cmr.data.photos import merge_features
+        typer.echo(f"wrote {merge_features(pictures, out)}")
+        return
+    if len(pictures) > 1: raise ValueError(f"{len(pictures)} folders: name one, or put files of features together with --merge")
+    if pictures[0].suffix == ".h5" and pictures[0].is_file():
+        raise ValueError(f"{pictures[0]} holds features already: --merge puts such files together")
+    try: make(pictures[0], out, extractor, shard, on_error.value, device, progress)
+    except KeyboardInterrupt: raise KeyboardInterrupt("stopped: the same command goes on from here") from None

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from cmr.cli.app import PathArgument, PathOption, app, plain_errors
+from cmr.cli.app import App, PathArgument, PathOption, app
 
-import_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Take captions, features and weights as others publish them.")
+import_app = App(no_args_is_help=True, rich_markup_mode="rich", help="Take captions, features and weights as others publish them.")
 app.add_typer(import_app, name="import")
 
 
@@ -55,13 +55,12 @@ def import_captions_command(
       cmr import captions results.csv data/f30k --images flickr30k_images
       cmr import captions mine.jsonl data/mine --features all.npy --ids names.txt --seed 1
     """
-    with plain_errors():
-        from cmr.data import Wanted, import_captions
-        wanted = Wanted(split, dev, test, seed, per_image, drop_missing)
-        written = import_captions(source, out, features, ids, images, wanted, typer.echo)
-        for path in written: typer.echo(f"wrote {path}")
-        whole = any(path.suffix == ".h5" for path in written)
-        typer.echo(f"Next: cmr check {out}" if whole else f"Next: add features with cmr import captions {out} {out}-features --features F")
+    from cmr.data import Wanted, import_captions
+    wanted = Wanted(split, dev, test, seed, per_image, drop_missing)
+    written = import_captions(source, out, features, ids, images, wanted, typer.echo)
+    for path in written: typer.echo(f"wrote {path}")
+    whole = any(path.suffix == ".h5" for path in written)
+    typer.echo(f"Next: cmr check {out}" if whole else f"Next: add features with cmr import captions {out} {out}-features --features F")
 
 
 def import_weights(
@@ -112,7 +111,6 @@ def import_checkpoint_command(
       cmr import checkpoint model_best.pth.tar models/imram --family imram --steps 2 --vocabulary coco_precomp_vocab.json
       cmr import checkpoint checkpoint_150.pth.tar models/camp --family camp --fusion sum
     """
-    with plain_errors():
-        settings = {"steps": steps, "direction": direction, "pooling": pooling, "inverse_temperature": inverse_temperature,
-                    "renormalise": renormalise, "fusion": fusion}
-        import_weights(file, out, family.value, vocabulary, settings)
+    settings = {"steps": steps, "direction": direction, "pooling": pooling, "inverse_temperature": inverse_temperature,
+                "renormalise": renormalise, "fusion": fusion}
+    import_weights(file, out, family.value, vocabulary, settings)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cmr.cli.app import Device, Imports, PathArgument, PathOption, app, import_own, plain_errors
+from cmr.cli.app import Device, Imports, PathArgument, PathOption, app
 from cmr.cli.data import pick_data
 from cmr.cli.evaluate import load_model
 
@@ -31,15 +31,13 @@ def mine_command(
       cmr mine runs/mine --data data/mine
       cmr train --data data/mine --set twins=true --out runs/mine-2
     """
-    with plain_errors():
-        import_own(imports)
-        from cmr.data import open_split
-        from cmr.search.mining import mine_twins
-        from cmr.training.twins import write_twins
-        trained, vocabulary, _ = load_model(model, device)
-        data = pick_data(data)
-        where = open_split(data, split)
-        found, out = mine_twins(trained, where, vocabulary, doubt), out or data / f"{split}_twins.json"
-        write_twins(found, out)
-        typer.echo(f"wrote {out}: {len(found.together):,} pairs of {where.n_images:,} images. "
-                   f"Next: cmr train --data {data} --set twins=true")
+    from cmr.data import open_split
+    from cmr.search.mining import mine_twins
+    from cmr.training.twins import write_twins
+    trained, vocabulary, _ = load_model(model, device)
+    data = pick_data(data)
+    where = open_split(data, split)
+    found, out = mine_twins(trained, where, vocabulary, doubt), out or data / f"{split}_twins.json"
+    write_twins(found, out)
+    typer.echo(f"wrote {out}: {len(found.together):,} pairs of {where.n_images:,} images. "
+               f"Next: cmr train --data {data} --set twins=true")

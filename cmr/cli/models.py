@@ -8,12 +8,10 @@ from typing import Annotated
 
 import typer
 
-from cmr.cli.app import Imports, app, import_own, plain_errors
+from cmr.cli.app import Imports, app
 
 
-def describe(
-    name: str,  # of a model
-) -> str:
+def describe(name: str) -> str:  # of a model
     "Name, what it is in a line, and its arguments with what they are by default."
     from cmr.saving import model_class
     cls = model_class(name)
@@ -38,7 +36,5 @@ def models_command(
 
     Models come from the package, from --import, and from installed packages that name theirs as entry points of the group cmr.models.
     """
-    with plain_errors():
-        import_own(imports)
-        from cmr.saving import list_models
-        for name in names or list_models(): typer.echo(describe(name.lower()))
+    from cmr.saving import list_models
+    for name in names or list_models(): typer.echo(describe(name.lower()))

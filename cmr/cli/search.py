@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cmr.cli.app import Device, Imports, PathArgument, PathOption, app, import_own, plain_errors
+from cmr.cli.app import Device, Imports, PathArgument, PathOption, app
 from cmr.cli.data import pick_data
 from cmr.cli.evaluate import load_model
 
@@ -131,18 +131,16 @@ def search_command(
       cmr search runs/coco data/coco "a dog on a sofa" --fit --index coco.safetensors
       cmr search runs/coco data/coco "a dog on a sofa" --qdrant http://localhost:6333 --collection coco
     """
-    with plain_errors():
-        import_own(imports)
-        place, query = pick_query(words or [], 3 - [picture, image, row].count(None), data)
-        if shortlist < top: raise ValueError(f"--shortlist {shortlist} is shorter than --top {top}: look at more, or ask for fewer")
-        if page and page.suffix != ".html": raise ValueError(f"--html {page}: a page's name ends in .html")
-        place = place or pick_data(data)
-        finder = open_finder(model, place, split, shortlist, index, fit, extractor, device,
-                             (qdrant, collection) if qdrant else None)
-        try:
-            check_fit(finder, fit, index, query is None)
-            answer(finder, query, picture, image, row, top, at_least, as_json, page, figure, place, split)
-        finally: finder.close()
+    place, query = pick_query(words or [], 3 - [picture, image, row].count(None), data)
+    if shortlist < top: raise ValueError(f"--shortlist {shortlist} is shorter than --top {top}: look at more, or ask for fewer")
+    if page and page.suffix != ".html": raise ValueError(f"--html {page}: a page's name ends in .html")
+    place = place or pick_data(data)
+    finder = open_finder(model, place, split, shortlist, index, fit, extractor, device,
+                         (qdrant, collection) if qdrant else None)
+    try:
+        check_fit(finder, fit, index, query is None)
+        answer(finder, query, picture, image, row, top, at_least, as_json, page, figure, place, split)
+    finally: finder.close()
 
 
 def answer(finder: Search, query: str | None, picture: Path | None, image: str | None, row: int | None, top: int, at_least: float | None,

@@ -11,16 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cmr.cli.app import Device, Engine, Imports, PathOption, Settings, app, import_own, plain_errors, read_settings
+from cmr.cli.app import Device, Engine, Imports, PathOption, Settings, app, read_settings
 from cmr.cli.data import pick_data
 
 if TYPE_CHECKING: from cmr.training import Recipe
 
 
-def fitting(
-    data: Path,
-    device: str | None,
-) -> str:
+def fitting(data: Path, device: str | None) -> str:
     "Name of the recipe for a data folder."
     import torch
 
@@ -31,12 +28,7 @@ def fitting(
     return next((name for name, images in (("imram-coco", 100_000), ("imram-f30k", 20_000)) if split.n_images >= images), "imram-f8k")
 
 
-def pick_recipe(
-    name: str | None,
-    data: Path,
-    device: str | None,
-    model: str | None = None,
-) -> Recipe:
+def pick_recipe(name: str | None, data: Path, device: str | None, model: str | None = None) -> Recipe:
     "The recipe of that name, else the one that fits data and machine, and the model if it has one of its own. ValueError lists them."
     from cmr.training import RECIPES
     if name is None:
@@ -74,9 +66,7 @@ def adjust(
     return change(with_options(for_model(recipe, model) if model else recipe, settings, args), more)
 
 
-def ablation_arguments(
-    names: list[str] | None,
-) -> dict[str, Any]:
+def ablation_arguments(names: list[str] | None) -> dict[str, Any]:
     "CAMP's arguments for rows of its Table 3."
     from cmr.camp import ablation
     return ablation(*names) if names else {}
@@ -92,10 +82,7 @@ def show_summary(result: dict) -> None:
     typer.echo(f"Next: cmr evaluate {result['out']}")
 
 
-def recipe_of_run(
-    out: Path,
-    data: Path | None,
-) -> tuple[Recipe, Path | None]:  # and the data folder, where it is noted
+def recipe_of_run(out: Path, data: Path | None) -> tuple[Recipe, Path | None]:  # and the data folder, where it is noted
     "What a run's recipe.json says; where that is missing, what the checkpoint does, which does not know the data folder."
     from cmr.training import read_checkpoint, read_recipe
     from cmr.training.recipes import recipe_from
@@ -200,10 +187,8 @@ def train_command(
       tensorboard/              for tensorboard --logdir runs
       .lock                     held while a training writes there: a second one is refused
     """
-    with plain_errors():
-        import_own(imports)
-        args = {"embed_dim": embed_dim, "steps": steps, "direction": direction, "pooling": pooling, "memory": memory, "variant": variant}
-        fields = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "warmup_steps": warmup_steps,
-                  "min_count": min_count, "vocabulary": vocabulary and str(vocabulary)}
-        asked = fields, {**args, **ablation_arguments(ablation)}, read_settings(settings)
-        start(data, recipe, model, out, resume, asked, device, precision=precision, max_steps=max_steps, workers=workers, engine=engine)
+    args = {"embed_dim": embed_dim, "steps": steps, "direction": direction, "pooling": pooling, "memory": memory, "variant": variant}
+    fields = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "warmup_steps": warmup_steps,
+              "min_count": min_count, "vocabulary": vocabulary and str(vocabulary)}
+    asked = fields, {**args, **ablation_arguments(ablation)}, read_settings(settings)
+    start(data, recipe, model, out, resume, asked, device, precision=precision, max_steps=max_steps, workers=workers, engine=engine)
