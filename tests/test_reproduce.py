@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -247,9 +248,10 @@ def test_command_line(few, tmp_path, monkeypatch):
     assert "no setting legs" in said("reproduce", "camp-2", "--data", few, "--set", "legs=3", "--out", tmp_path, "--runs", tmp_path, code=2)
     few_words = ("--data", few, "--epochs", 1, "--set", "embed_dim=8", "--set", "word_dim=6", "--device", "cpu", "--runs", tmp_path / "runs")
     text = said("reproduce", "camp-2", *few_words, "--seeds", "0,1", "--out", tmp_path / "results")
-    command = "cmr reproduce camp-2 --data few --seeds 0,1 --epochs 1 --set embed_dim=8 --set word_dim=6"
+    command = "cmr reproduce camp-2 --data few --epochs 1 --set embed_dim=8 --set word_dim=6"
     assert f"Here, by `{command}`" in text and "| Base model |" in text and "4 of 4: camp-base, seed 1" in text
     def stopped(*args): raise KeyboardInterrupt
     monkeypatch.setattr(loop, "train_step", stopped)
+    monkeypatch.setattr(sys, "argv", ["cmr", "reproduce", "camp-2", "--seeds", "2"])
     text = said("reproduce", "camp-2", *few_words, "--seeds", "2", "--out", tmp_path / "results", code=130)
-    assert "go on with the same command: cmr reproduce camp-2 --data few --seeds 2" in text
+    assert "stopped in camp-full, seed 2 (1 of 2), all saved; go on with the same command: cmr reproduce camp-2 --seeds 2" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -50,9 +51,9 @@ def reproduce_command(
             base = with_options(pick_recipe(recipe, data, device, table.split("-")[0]), {"epochs": epochs}, {})
             said = [*(["--epochs", epochs] if epochs else []), *(["--recipe", recipe] if recipe else []),
                     *(word for pair in settings or [] for word in ("--set", pair))]
-            command = shlex.join(map(str, ["cmr", "reproduce", table, "--data", data.resolve().name, "--seeds", seeds, *said]))
+            command = shlex.join(map(str, ["cmr", "reproduce", table, "--data", data.resolve().name, *said]))
             try: made.reproduce(table, data, read_seeds(seeds), base, out, runs, read_settings(settings), command,
                                 device=make_accelerator(device).device.type)
-            except Stopped as stop: raise Stopped(f"{stop}: {command}", stop.number) from stop
+            except Stopped as stop: raise Stopped(f"{stop}: {shlex.join(['cmr', *sys.argv[1:]])}", stop.number) from stop
             typer.echo(made.one_table(table, out / data.resolve().name, write or out / "table.md"))
         if write: made.write_section(out, write)
