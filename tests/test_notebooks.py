@@ -58,7 +58,7 @@ def test_outputs_are_committed(path):
 @every_notebook
 def test_has_pictures(path):
     "At least one figure is kept in it."
-    assert any("image/png" in out.get("data", {}) for c in cells(path, "code") for out in c["outputs"])
+    assert any({"image/png", "image/jpeg"} & {*out.get("data", {})} for c in cells(path, "code") for out in c["outputs"])
 
 
 @every_notebook
