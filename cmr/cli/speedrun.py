@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cmr.cli.app import Device, Imports, PathOption, Seeds, Settings, app, import_own, plain_errors, read_seeds, read_settings
+from cmr.cli.app import Device, Imports, PathOption, Seeds, Settings, app, read_seeds, read_settings
 from cmr.cli.data import pick_data
 from cmr.cli.train import adjust, pick_recipe
 
@@ -58,17 +58,15 @@ def speedrun_command(
     the ratio of the two is what can be compared. An entry counts where all its seeds reach the target. docs/speedrun.md has the
     table and the rules. The same command goes on after a stop.
     """
-    with plain_errors():
-        import_own(imports)
-        from cmr.training.compare import machine
-        if Path(name).name != name: raise ValueError(f"{name!r} is no name of an entry: letters, digits and - will do")
-        numbers, where = read_seeds(seeds), pick_data(data)
-        final = adjust(pick_recipe(recipe, where, device), model, {"epochs": epochs}, {}, read_settings(settings))
-        out = Path("runs/speedrun") / name
-        found = [one_run(replace(final, seed=seed, name=name), where, out / str(seed), target, device) for seed in numbers]
-        about, reached = machine(device or "cpu"), [seconds for seconds in found if seconds]
-        if len(reached) < len(found): typer.echo(f"{len(reached)} of {len(found)} seeds reach {target:g}: this is no entry yet")
-        else:
-            typer.echo(f"\n| {about['date']} | {name} | {median(reached):.0f} | {', '.join(f'{x:.0f}' for x in reached)} "
-                       f"| {about['processor']}, {about['threads']} threads |\n"
-                       "This line goes into docs/speedrun.md, with the command; and with the reference's on the same machine.")
+    from cmr.training.compare import machine
+    if Path(name).name != name: raise ValueError(f"{name!r} is no name of an entry: letters, digits and - will do")
+    numbers, where = read_seeds(seeds), pick_data(data)
+    final = adjust(pick_recipe(recipe, where, device), model, {"epochs": epochs}, {}, read_settings(settings))
+    out = Path("runs/speedrun") / name
+    found = [one_run(replace(final, seed=seed, name=name), where, out / str(seed), target, device) for seed in numbers]
+    about, reached = machine(device or "cpu"), [seconds for seconds in found if seconds]
+    if len(reached) < len(found): typer.echo(f"{len(reached)} of {len(found)} seeds reach {target:g}: this is no entry yet")
+    else:
+        typer.echo(f"\n| {about['date']} | {name} | {median(reached):.0f} | {', '.join(f'{x:.0f}' for x in reached)} "
+                   f"| {about['processor']}, {about['threads']} threads |\n"
+                   "This line goes into docs/speedrun.md, with the command; and with the reference's on the same machine.")
