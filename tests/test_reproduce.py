@@ -82,7 +82,7 @@ def test_a_run_is_kept_with_what_is_needed_later(done, few):
         counts = np.array(run["hits"].split(), float).reshape(1, 12, 7)
         assert recalls(counts, np.ones((1, 1, 12)))[0, -1] == pytest.approx(run["report"]["rsum"]) and run["data"] == "few"
         assert run["recipe"]["seed"] == run["seed"] and run["world"]["twin"] >= 0 and run["machine"]["date"] and run["command"]
-    assert [set(run.get("words", ())) for run in results[3:5]] == [set(), {"nouns", "verbs", "adjectives", "regions"}]
+    assert [set(run.get("words", ())) for run in results[3:5]] == [set(), {"nouns", "verbs", "adjectives", "others", "regions"}]
     assert (at / "results/few/imram-text-k3-seed0.png").is_file()
 
 
