@@ -53,10 +53,7 @@ def printable(
 def _partial_name(path: Path) -> str: return f".{path.name}.{HOST}.{os.getpid()}.part"
 
 
-def remove_partial_files(
-    folder: str | Path,
-    name: str = "*",  # of the finished file
-) -> None:
+def remove_partial_files(folder: str | Path, name: str = "*") -> None:  # name: of the finished file
     "Delete what killed processes of this machine left of `atomic_write` in a folder; files of those that still run stay."
     for left in Path(folder).glob(f".{name}.{HOST}.*.part"):
         pid = left.name.split(".")[-2]
@@ -65,9 +62,7 @@ def remove_partial_files(
 
 
 @contextlib.contextmanager
-def atomic_write(
-    path: str | Path,  # where the finished file shall stand
-) -> Iterator[Path]:   # a temporary name beside it, to write to
+def atomic_write(path: str | Path) -> Iterator[Path]:  # where the finished file shall stand -> a temporary name beside it, to write to
     "Write under another name, then rename: the file at `path` is the old one or the new one, never half of one. OSError names it."
     path = Path(path)
     partial = path.with_name(_partial_name(path))
@@ -88,18 +83,12 @@ def atomic_write(
         with contextlib.suppress(OSError): partial.unlink(missing_ok=True)
 
 
-def write_text(
-    path: str | Path,
-    text: str,         # in UTF-8 on the disk
-) -> None:
+def write_text(path: str | Path, text: str) -> None:  # text: in UTF-8 on the disk
     "Write a text whole or not at all."
     with atomic_write(path) as partial: partial.write_text(text, encoding="utf-8", newline="\n")
 
 
-def check_room(
-    path: str | Path,  # of a file that is going to be written
-    size: int,         # bytes
-) -> None:
+def check_room(path: str | Path, size: int) -> None:  # size: bytes of a file that is going to be written
     "OSError (no space left) before anything is written, where the disk has not so much room."
     folder = next(part for part in (Path(path).absolute().parent, *Path(path).absolute().parents) if part.is_dir())
     free = shutil.disk_usage(folder).free
@@ -108,10 +97,7 @@ def check_room(
                                     "make room, or write elsewhere")
 
 
-def reserve(
-    path: str | Path,  # a file that is there and is going to be filled
-    size: int,         # bytes
-) -> None:
+def reserve(path: str | Path, size: int) -> None:  # path: a file that is there and is going to be filled
     "Take room on the disk now, so that what is written next does not end halfway. OSError names the file; nothing where a system can't."
     check_room(path, size)
     if not hasattr(os, "posix_fallocate"): return
@@ -140,10 +126,7 @@ def alone_with(
         lock.release()
 
 
-def check_memory(
-    size: int,      # bytes that are going to be allocated
-    what: object,   # for the message: the file, and the part of it
-) -> None:
+def check_memory(size: int, what: object) -> None:  # size: bytes that are going to be allocated
     "ValueError where so much does not fit into the memory that is free."
     free = psutil.virtual_memory().available
     if size > free: raise ValueError(f"{what} asks for {size / 1e6:,.0f} MB of memory, {free / 1e6:,.0f} MB are free: "
@@ -152,27 +135,21 @@ def check_memory(
 
 # --- digests ---------------------------------------------------------------------------------------------------------------------
 
-def tensor_bytes(
-    x: Tensor,  # any dtype, on any device
-) -> memoryview:
+def tensor_bytes(x: Tensor) -> memoryview:  # any dtype, on any device
     "A tensor's numbers as they lie in memory."
     return x.detach().cpu().contiguous().flatten().view(uint8).numpy().data
 
 
-def digest(
-    *parts: bytes | str | Tensor,  # in this order
-) -> str:                          # 64 hexadecimal digits
+def digest(*parts: bytes | str | Tensor) -> str:  # in this order -> 64 hexadecimal digits
     "SHA-256 of some bytes, strings and tensors."
     found = hashlib.sha256()
     for part in parts: found.update(part.encode() if isinstance(part, str) else tensor_bytes(part) if isinstance(part, Tensor) else part)
     return found.hexdigest()
 
 
-def file_digest(
-    path: str | Path,
-) -> str:  # 64 hexadecimal digits
-    "SHA-256 of a file, read piece by piece."
-    found = hashlib.sha256()
+def file_digest(path: str | Path, kind: str = "sha256") -> str:  # hexadecimal digits
+    "A digest of a file, read piece by piece."
+    found = hashlib.new(kind)
     with open(path, "rb") as file:
         while piece := file.read(2**20): found.update(piece)
     return found.hexdigest()
@@ -205,9 +182,7 @@ INSTEAD = {"pickle": "save arrays with np.save(path, array, allow_pickle=False),
            "gzip": "unpack it first", "npz": "save the one array of features with np.save", "empty": COPY_AGAIN}
 
 
-def kind_of(
-    path: str | Path,  # a file that is there
-) -> str:              # a key of `CALLED`
+def kind_of(path: str | Path) -> str:  # a file that is there -> a key of `CALLED`
     "What a file is by its first bytes, whatever it is called."
     with open(path, "rb") as file: head = file.read(64)
     if not head: return "empty"
@@ -241,11 +216,7 @@ def check_kind(
     raise ValueError(f"{printable(path)} is {CALLED[found]}, expected {what} ({CALLED[kind]}): {todo}")
 
 
-def need_folder(
-    path: str | Path,
-    what: str,          # "data folder", for messages
-    remedy: str,        # what to give instead
-) -> Path:
+def need_folder(path: str | Path, what: str, remedy: str) -> Path:
     "The path. FileNotFoundError where no folder is there; a file in its place is called what it is."
     path = Path(path)
     if path.is_dir(): return path
@@ -257,11 +228,7 @@ def need_folder(
 
 # --- text and json ---------------------------------------------------------------------------------------------------------------
 
-def read_text(
-    path: str | Path,
-    what: str = "a text",  # for messages
-    remedy: str = "",      # what to do where it is missing
-) -> str:
+def read_text(path: str | Path, what: str = "a text", remedy: str = "") -> str:  # remedy: what to do where it is missing
     "A file in UTF-8, with or without a byte order mark. ValueError naming file and line where it is in another encoding."
     path = need_file(path, what, remedy)
     check_memory(4 * path.stat().st_size, printable(path))
@@ -676,9 +643,7 @@ def write_tensors(
 
 
 @contextlib.contextmanager
-def own_folder(
-    path: Path,          # of a finished file, or any name beside which there is room
-) -> Iterator[Path]:     # a new folder beside it
+def own_folder(path: Path) -> Iterator[Path]:  # of a finished file, or any name beside which there is room -> a new folder beside it
     "A folder to write to that is removed at the end, also after a kill: by the next one of the same name on this machine."
     name = f"{path.name}.folder"
     remove_partial_files(path.parent, name.translate({ord(c): "?" for c in "*?["}))

@@ -25,19 +25,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from cmr import MODEL_HOMES
 from cmr.data.extractors import ExtractorInfo
 from cmr.data.vocabulary import Vocabulary
-from cmr.files import (
-    FromFile,
-    atomic_write,
-    check_memory,
-    digest,
-    need_folder,
-    parse_json,
-    printable,
-    read_json,
-    read_tensors,
-    remove_partial_files,
-    write_tensors,
-)
+from cmr.files import (FromFile, atomic_write, check_memory, digest, need_folder, parse_json, printable, read_json, read_tensors,
+                       remove_partial_files, write_tensors)
 from cmr.matcher import MODELS, Matcher
 
 RETIRED = ("engine", "max_words")  # arguments of earlier versions that changed no score: a config.json may still have them
@@ -64,9 +53,7 @@ def importing(name: str) -> Iterator[None]:
         raise ImportError(f"importing the module {shown} ended in {said}: mend it, or leave it out") from problem
 
 
-def import_models(
-    modules: tuple[str, ...] | list[str] = (),  # names of modules that register models, such as "my_module"
-) -> None:
+def import_models(modules: tuple[str, ...] | list[str] = ()) -> None:  # names of modules that register models, such as "my_module"
     "Import the package's models, those of installed packages (entry points of the group cmr.models), and one's own. ImportError names it."
     for home in {*MODEL_HOMES.values()}: importlib.import_module(home)
     for entry in entry_points(group="cmr.models"):
@@ -75,9 +62,7 @@ def import_models(
         with importing(name): importlib.import_module(name)
 
 
-def model_class(
-    name: str,          # VSE, SCAN, IMRAM, ..., in any case
-) -> type[Matcher]:     # the class of that name
+def model_class(name: str) -> type[Matcher]:  # VSE, SCAN, IMRAM, ..., in any case -> the class of that name
     "Find a model by name. ValueError lists the known ones."
     if str(name).lower() not in MODELS: import_models()
     if str(name).lower() not in MODELS:
@@ -177,9 +162,7 @@ def save(
 
 # --- found -------------------------------------------------------------------------------------------------------------------------
 
-def near_folders(
-    path: Path,      # that is not there
-) -> list[Path]:     # at most three
+def near_folders(path: Path) -> list[Path]:  # that is not there -> at most three
     "Folders that a mistyped path may mean: with a like name beside it, or of its name in a folder of a like name."
     def like(wanted: Path) -> list[Path]:
         try: beside = {there.name: there for there in wanted.parent.iterdir() if there.is_dir()}
@@ -219,9 +202,7 @@ def fetch(
     return found[0].parent
 
 
-def model_folder(
-    path: Path,
-) -> Path:
+def model_folder(path: Path) -> Path:
     "The folder of a model: the one given, or the best (else the last) of a run. One that is there but not whole is not passed over."
     if os.path.lexists(path / FILES[0]): return path
     return next((path / name for name in ("best", "last") if any(os.path.lexists(path / name / file) for file in FILES)), path)
@@ -240,9 +221,7 @@ class Arguments(FromFile):
     "The arguments of a class, as its constructor describes them."
 
 
-def arguments_of(
-    cls: type[Matcher],
-) -> type[Arguments]:
+def arguments_of(cls: type[Matcher]) -> type[Arguments]:
     "What a constructor's own annotations say about its arguments; one without an annotation takes anything."
     try: kinds = get_type_hints(cls.__init__)
     except Exception: kinds = {}  # a name that only its author's type checker knows
@@ -261,11 +240,7 @@ def read_config(folder: Path) -> dict:
     return {key: value for key, value in found.model_dump(exclude_unset=True).items() if key not in RETIRED}
 
 
-def read_arguments(
-    cls: type[Matcher],
-    config: dict[str, Any],  # without its name
-    path: Path,              # config.json
-) -> dict[str, Any]:
+def read_arguments(cls: type[Matcher], config: dict[str, Any], path: Path) -> dict[str, Any]:  # config: without its name
     "The arguments of a class, of the kinds that its constructor names. ValueError names the file, the argument and what was found."
     fits = f"{printable(path)} does not fit {cls.__name__}"
     try: check_arguments(cls.__name__, cls, config)
@@ -313,11 +288,7 @@ def make_checked(
 class WrongWeights(ValueError): "What model.safetensors holds is not what config.json describes."
 
 
-def check_weights(
-    model: Matcher,              # also one on the meta device
-    tensors: dict[str, Tensor],
-    path: Path,                  # model.safetensors, for messages
-) -> None:
+def check_weights(model: Matcher, tensors: dict[str, Tensor], path: Path) -> None:  # model: also one on the meta device
     "WrongWeights, a ValueError, where some are missing, too many, of other shapes or kinds than the model's, NaN or infinite."
     wanted, source = model.state_dict(), printable(path)
     other = f"{source} holds weights of another model than config.json beside it describes"

@@ -86,7 +86,7 @@ def test_read_karpathy(tmp_path):
     assert sorted(found) == ["dev", "test", "train"]
     train = found["train"]
     assert (train.ids, train.captions) == (["0.jpg", "2.jpg"], ["A red ball.", "a ball", "A boat"])
-    assert (train.image_of_caption.tolist(), train.rows.tolist(), train.sentids) == ([0, 0, 1], [0, 2], [0, 0, 2])
+    assert (train.image_of_caption.tolist(), train.rows.tolist()) == ([0, 0, 1], [0, 2])
     assert found["test"].captions == ["A dog runs", "dog"]
     only_tokens = karpathy(tmp_path / "t.json", images=[{"filename": "x.jpg", "split": "train", "sentences": [{"tokens": ["a", "dog"]}]}])
     assert read_karpathy(only_tokens)["train"].captions == ["a dog"]

@@ -1,23 +1,8 @@
 """Captions and region features: vocabulary, splits, batches, and what others publish."""
 
 from cmr.data.captions import Captions, gather_captions
-from cmr.data.datasets import (
-    Batch,
-    CaptionPairs,
-    ImageCaptions,
-    Rows,
-    batches,
-    check_vocabulary,
-    collate,
-    feature_digest,
-    link_captions,
-    open_split,
-    pad,
-    read_captions,
-    split_name,
-    splits,
-    write_split,
-)
+from cmr.data.datasets import (Batch, CaptionPairs, ImageCaptions, Rows, batches, check_vocabulary, collate, feature_digest,
+                               link_captions, open_split, pad, read_captions, split_name, splits, write_split)
 from cmr.data.importers import Wanted, convert, import_captions, read_karpathy
 from cmr.data.vocabulary import END, MARKS, PAD, START, UNK, Vocabulary, tokenize, unknown_share
 

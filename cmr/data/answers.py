@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 # %% ../../nbs/data/answers.ipynb #de470136
-def as_array(
-    x, # a tensor on any device, an array or a list
-) -> np.ndarray:
+def as_array(x) -> np.ndarray:  # a tensor on any device, an array or a list
     "An array of the same numbers, without a copy where none is needed."
     if not isinstance(x, Tensor): return np.asarray(x)
     x = x.detach().cpu()
@@ -30,9 +28,7 @@ def row_blocks(
         yield start, as_array(scores[start:start + rows])
 
 # %% ../../nbs/data/answers.ipynb #db67756a
-def check_scores(
-    scores: np.ndarray | Tensor, # (I, C) row i holds image i's score with every caption
-) -> None:
+def check_scores(scores: np.ndarray | Tensor) -> None:  # (I, C) row i holds image i's score with every caption
     "ValueError unless `scores` is a matrix of finite numbers, naming the first cell that is not."
     if len(scores.shape) != 2 or 0 in scores.shape:
         raise ValueError(f"scores must be a matrix, images by captions, with no side empty; "

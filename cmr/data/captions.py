@@ -35,7 +35,6 @@ class Entry(NamedTuple):
     captions: Sequence[str]             # sentences written for it, perhaps none
     split: str | None = None            # as the file calls it
     other: tuple[str, ...] = ()         # other names of the picture, such as its number
-    sentids: Sequence[int] = ()         # numbers of the sentences, where the file has them
 
 # %% ../../nbs/data/captions.ipynb #ca000009
 @dataclass
@@ -48,7 +47,6 @@ class Captions:
     split: list[str | None]             # N names of splits, as they are called here
     other: list[tuple[str, ...]]        # N: more names of each picture
     rows: ndarray                       # (N,) int64, place of each picture in the file
-    sentids: list[int]                  # C numbers of sentences, the file's or counted
     source: str = ""                    # the file, for messages
     notes: list[str] = field(default_factory=list)  # what was found and is worth saying
 
@@ -58,7 +56,7 @@ class Captions:
         at, number = np.flatnonzero(images), np.cumsum(images) - 1
         return replace(self, ids=[self.ids[i] for i in at], captions=[self.captions[c] for c in np.flatnonzero(kept)],
                        image_of_caption=number[self.image_of_caption[kept]], split=[self.split[i] for i in at],
-                       other=[self.other[i] for i in at], rows=self.rows[at], sentids=[self.sentids[c] for c in np.flatnonzero(kept)])
+                       other=[self.other[i] for i in at], rows=self.rows[at])
 
     def per_image(self) -> ndarray:     # (N,) captions of each picture
         "How many captions each picture has."
@@ -80,10 +78,7 @@ def known_split(
     if found: return found
     raise ValueError(f"{source}: {printable(repr(name), 60)} is no known split: one of {', '.join(SPLITS)} is")
 
-def clean_caption(
-    text: str,
-    source: str,         # the file and the place in it
-) -> str:                # on one line
+def clean_caption(text: str, source: str) -> str:  # on one line
     "A sentence with single blanks; raises ValueError where it is empty, too long, or has a NUL in it."
     caption = " ".join(text.split())
     if not caption: raise ValueError(f"{source}: empty caption; write one, or remove it")
@@ -92,10 +87,7 @@ def clean_caption(
     if "\0" in caption: raise ValueError(f"{source}: a NUL character in a caption; copy the file again")
     return caption
 
-def clean_name(
-    name: str,
-    source: str,         # the file and the place in it
-) -> str:
+def clean_name(name: str, source: str) -> str:
     "The name of a picture, without blanks around it; raises ValueError where it is empty, or no single line of text."
     name = name.strip()
     plain = name.isascii() and name.isprintable() or printable(name) == " ".join(name.split())
@@ -116,7 +108,6 @@ def join_entries(
     other: list[tuple[str, ...]] = []
     captions: list[str] = []
     owner: list[int] = []
-    sentids: list[int] = []
     shown = printable(source)
     for entry in tqdm(entries, desc="reading captions", unit=" entries", delay=2):
         where = f"{shown}, {entry.where}"
@@ -129,16 +120,14 @@ def join_entries(
             raise ValueError(f"{where}: the picture {printable(repr(name), 60)} is in {both}; a picture belongs to one split")
         captions += [clean_caption(text, where) for text in entry.captions]
         owner += [i] * len(entry.captions)
-        sentids += list(entry.sentids) or range(len(sentids), len(captions))
     if not captions: raise ValueError(f"{shown} is {kind} without any caption")
-    return Captions(kind, list(place), captions, np.array(owner, np.int64), split, other, np.arange(len(place)), sentids, shown)
+    return Captions(kind, list(place), captions, np.array(owner, np.int64), split, other, np.arange(len(place)), shown)
 
 # %% ../../nbs/data/captions.ipynb #ca000012
 class Sentence(FromFile):
     "A sentence in Karpathy's json."
     raw: str | None = None
     tokens: list[Id] | None = None
-    sentid: int | None = None
 
 class KarpathyImage(FromFile):
     "A picture in Karpathy's json."
@@ -180,30 +169,19 @@ class ListedEntry(FromFile):
     image_id: Id | None = None
 
 # %% ../../nbs/data/captions.ipynb #ca000017
-def sentence_text(
-    sentence: Sentence | str,  # "raw", or only "tokens"
-) -> str:
+def sentence_text(sentence: Sentence | str) -> str:  # "raw", or only "tokens"
     "What a sentence says, empty where it has neither."
     if isinstance(sentence, str): return sentence
     return sentence.raw or " ".join(sentence.tokens or [])
 
-def karpathy_entries(
-    content: KarpathyFile,
-) -> Iterator[Entry]:
+def karpathy_entries(content: KarpathyFile) -> Iterator[Entry]:
     "An entry for each picture."
-    count = 0
     for i, image in enumerate(content.images):
-        numbers = [getattr(s, "sentid", None) for s in image.sentences]
-        sentids = [count + k if n is None else n for k, n in enumerate(numbers)]
-        count += len(sentids)
         other = (image.cocoid,) if image.cocoid else ()
-        yield Entry(f"images.{i}", image.filename, [sentence_text(s) for s in image.sentences], image.split, other, sentids)
+        yield Entry(f"images.{i}", image.filename, [sentence_text(s) for s in image.sentences], image.split, other)
 
 # %% ../../nbs/data/captions.ipynb #ca000170
-def coco_entries(
-    content: CocoFile,
-    source: str | Path,  # the file, for messages
-) -> Iterator[Entry]:
+def coco_entries(content: CocoFile, source: str | Path) -> Iterator[Entry]:
     "An entry for each picture, its captions in the file's order. ValueError for a caption of no picture, or an id that stands twice."
     captions: dict[str, list[str]] = {image.id: [] for image in content.images}
     if len(captions) < len(content.images):
@@ -217,10 +195,7 @@ def coco_entries(
     for i, image in enumerate(content.images):
         yield Entry(f"images.{i}", image.file_name or image.id, captions[image.id], None, (image.id,) if image.file_name else ())
 
-def listed_entry(
-    item: ListedEntry,
-    where: str,
-) -> Entry:
+def listed_entry(item: ListedEntry, where: str) -> Entry:
     "An object of a list, or of a line."
     texts = [item.caption] if isinstance(item.caption, str) else [sentence_text(s) for s in item.caption]
     return Entry(where, item.image, texts, item.split, (item.image_id,) if item.image_id not in (None, item.image) else ())
@@ -242,10 +217,7 @@ def _members(text: str) -> set[str] | None:
     try: return set(parse_json(text, dict[str, Any], "", ""))
     except ValueError: return None
 
-def read_json_captions(
-    text: str,     # what the file holds
-    source: str,   # the file, for messages
-) -> Captions:
+def read_json_captions(text: str, source: str) -> Captions:  # text: what the file holds
     "Captions from any of the four forms of json. ValueError naming file, place, what was found and expected."
     check_memory(10 * len(text), source)
     if text.lstrip().startswith("["):
@@ -315,10 +287,7 @@ def find_columns(
     if not named: return None
     return named[0], next(c for c in columns if c != named[0]), None, False
 
-def read_table_captions(
-    text: str,
-    source: str,
-) -> Captions:
+def read_table_captions(text: str, source: str) -> Captions:
     "Captions from a table, with or without a header. ValueError naming file and line."
     first, problem = next((line for line in text.split("\n") if line.strip()), ""), ""
     for mark in [mark for mark in MARKS_BETWEEN if mark in first]:
@@ -414,10 +383,7 @@ def draw_splits(
     drawn = {name: "dev" if i < sizes[0] else "test" if i < sum(sizes) else "train" for i, name in enumerate(order)}
     return replace(found, split=[drawn.get(name) for name in found.ids])
 
-def first_captions(
-    found: Captions,
-    count: int,       # of each picture
-) -> Captions:        # with a note where pictures have fewer
+def first_captions(found: Captions, count: int) -> Captions:  # count: of each picture -> with a note where pictures have fewer
     "Keep the first captions of each picture, as COCO's 5,000 test pictures are measured with five."
     if count < 1: raise ValueError(f"{count} captions per picture: keep 1 or more")
     order = np.argsort(found.image_of_caption, kind="stable")
@@ -430,9 +396,7 @@ def first_captions(
     return replace(kept, notes=[*found.notes, *notes])
 
 # %% ../../nbs/data/captions.ipynb #ca000028
-def by_split(
-    found: Captions,
-) -> dict[str, Captions]:  # by split; pictures without a caption are left out
+def by_split(found: Captions) -> dict[str, Captions]:  # by split; pictures without a caption are left out
     "A record for each split. ValueError where a captioned picture has none."
     captioned = found.per_image() > 0
     lost = [i for i in np.flatnonzero(captioned) if found.split[i] is None]
@@ -445,9 +409,7 @@ def by_split(
 # %% ../../nbs/data/captions.ipynb #ca00002b
 ENDING = re.compile(r"(\.(jpe?g|png|gif|bmp|webp|tiff?|npy|npz))+$", re.IGNORECASE)
 
-def spellings(
-    name: str,
-) -> tuple[str, str, str]: # as it stands, without folder, without folder and extension
+def spellings(name: str) -> tuple[str, str, str]:  # as it stands, without folder, without folder and extension
     "Ways in which a picture's name is written."
     bare = PurePosixPath(name.replace("\\", "/")).name or name
     return name, bare, ENDING.sub("", bare) or bare

@@ -42,9 +42,7 @@ def signature(
     "Numbers that equal pictures share, in whatever order their regions stand."
     return np.abs(rounded(regions) @ directions).sum(0)
 
-def random_directions(
-    width: int,         # f
-) -> ndarray:           # (f, 16), always the same ones
+def random_directions(width: int) -> ndarray:  # f -> (f, 16), always the same ones
     "Directions that a signature looks along."
     return np.random.default_rng(0).normal(size=(width, DIRECTIONS)) / width ** .5
 
@@ -59,9 +57,7 @@ def same_regions(
     return bool(np.abs(a - b).max() <= EQUAL * max(np.abs(a).max(), np.abs(b).max()))
 
 # %% ../../nbs/data/check.ipynb #ck00000b
-def close_pairs(
-    signatures: ndarray,        # (N, 16)
-) -> list[tuple[int, int]]:     # places with the same signature
+def close_pairs(signatures: ndarray) -> list[tuple[int, int]]:  # (N, 16) -> places with the same signature
     "Pairs with nearly equal signatures; of many that are all equal, neighbours only."
     order = np.argsort(signatures[:, 0], kind="stable")
     rows, pairs = signatures[order], []
@@ -74,9 +70,7 @@ def close_pairs(
         pairs += [(int(order[i]), int(order[i + step])) for i in at[equal]]
     return pairs
 
-def groups(
-    pairs: Iterable[tuple[int, int]],
-) -> list[list[int]]:           # places that belong together, each group in order
+def groups(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:  # places that belong together, each group in order
     "Join pairs that share a place."
     joined: dict[int, list[int]] = {}
     for a, b in pairs:
@@ -86,9 +80,7 @@ def groups(
     return [list(g) for g in dict.fromkeys(map(tuple, joined.values()))]
 
 # %% ../../nbs/data/check.ipynb #ck00000e
-def fault_of(
-    regions: ndarray,   # (m, f), the real ones of a picture
-) -> str:               # empty where there is none
+def fault_of(regions: ndarray) -> str:  # (m, f), the real ones of a picture -> empty where there is none
     "What is wrong with a picture's features."
     if not np.isfinite(regions).all(): return "NaN or infinity"
     if not regions.any(): return "zeros only"
@@ -119,19 +111,12 @@ class SplitCheck:
                 "boxes": "no" if self.data.boxes is None else "yes", "caption's image known by": self.data.known_by}
 
 # %% ../../nbs/data/check.ipynb #ck000010
-def real_regions(
-    data: ImageCaptions,
-    i: int,             # number of a picture
-) -> ndarray:           # (m_i, f), also where some are NaN
+def real_regions(data: ImageCaptions, i: int) -> ndarray:  # i: number of a picture -> (m_i, f), also where some are NaN
     "The real regions of one picture, as they are stored."
     rows = np.asarray(data.features[i])
     return rows if data.mask is None else rows[data.mask[i]]
 
-def check_split(
-    name: str,
-    data: ImageCaptions,
-    vocabulary: Vocabulary | None,  # train's; None for train
-) -> SplitCheck:
+def check_split(name: str, data: ImageCaptions, vocabulary: Vocabulary | None) -> SplitCheck:  # vocabulary: train's; None for train
     "Look at every picture and caption of a split; a bar where it takes over 2 s."
     words = [tokenize(caption) for caption in tqdm(data.captions, desc=f"{name}: captions", delay=2)]
     directions, signatures, faults = random_directions(data.region_dim), np.empty((data.n_images, DIRECTIONS)), dict[str, list[int]]()
@@ -150,9 +135,15 @@ def _plural(n: int, what: str) -> str: return f"{n:,} {what}{'s' if n != 1 else 
 
 def _example(text: str) -> str: return repr(printable(text, 60))
 
-def repeated_captions(
-    about: Sequence[SplitCheck],
-) -> list[str]:
+def _shared(about: Sequence[SplitCheck], texts: Sequence[Iterable[str]], what: str) -> list[str]:
+    "What two splits have in common, of the texts of each."
+    found = []
+    for (a, one), (b, two) in combinations(zip(about, texts), 2):
+        both = sorted({*one} & {*two})
+        if both: found.append(f"{a.name} and {b.name} share {_plural(len(both), what)}, such as {_example(both[0])}")
+    return found
+
+def repeated_captions(about: Sequence[SplitCheck]) -> list[str]:
     "Captions that stand for two pictures of a split, twice for one picture, or in two splits."
     found, texts = [], []
     for split in about:
@@ -164,27 +155,15 @@ def repeated_captions(
         again = [text for text, images in owners.items() if len(set(images)) < len(images)]
         if shared: found.append(f"{split.name}: {_plural(len(shared), 'caption')} of more than one image, such as {_example(shared[0])}")
         if again: found.append(f"{split.name}: {_plural(len(again), 'caption')} twice for one image, such as {_example(again[0])}")
-    for (a, one), (b, two) in combinations(zip(about, texts), 2):
-        both = [text for text in one if text in two]
-        if both: found.append(f"{a.name} and {b.name} share {_plural(len(both), 'caption')}, such as {_example(both[0])}")
-    return found
+    return found + _shared(about, texts, "caption")
 
-def repeated_ids(
-    about: Sequence[SplitCheck],
-) -> list[str]:
+def repeated_ids(about: Sequence[SplitCheck]) -> list[str]:
     "Ids that stand in two splits; plain row numbers, which every split has, are no ids."
-    found = []
     named = [split for split in about if split.data.ids != [str(i) for i in range(split.data.n_images)]]
-    for a, b in combinations(named, 2):
-        known = set(a.data.ids)
-        both = [name for name in b.data.ids if name in known]
-        if both: found.append(f"{a.name} and {b.name} share {_plural(len(both), 'id')}, such as {_example(both[0])}")
-    return found
+    return _shared(named, [split.data.ids for split in named], "id")
 
 # %% ../../nbs/data/check.ipynb #ck000015
-def repeated_pictures(
-    about: Sequence[SplitCheck],
-) -> list[str]:
+def repeated_pictures(about: Sequence[SplitCheck]) -> list[str]:
     "Pictures that stand twice in a split, or in two splits, by their features."
     width = {split.data.region_dim for split in about}
     if len(width) > 1: return [f"splits have regions of different widths: {', '.join(f'{s.name} {s.data.region_dim}' for s in about)}"]
@@ -205,9 +184,7 @@ def repeated_pictures(
             f"{a} and {b} share {_plural(n, 'picture')} by their features, such as {examples[a, b]}"
             for (a, b), n in sorted(counts.items())]
 
-def wrong_features(
-    about: Sequence[SplitCheck],
-) -> list[str]:
+def wrong_features(about: Sequence[SplitCheck]) -> list[str]:
     "Images whose features say nothing."
     return [f"{split.name}: {_plural(len(images), 'image')} with {fault}, such as {printable(split.data.ids[images[0]], 60)}"
             for split in about for fault, images in split.faults.items()]

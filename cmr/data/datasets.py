@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['REPLACED', 'PICKLED', 'COMPARED', 'BEYOND', 'ARRAYS', 'LOOKED', 'BLOCK', 'SPLIT', 'EXPECTED', 'KNOWN', 'WORLD',
            'as_slice', 'Rows', 'read_captions', 'repeats', 'Link', 'link_captions', 'check_parts', 'check_finite',
-           'real_regions', 'find_padding', 'read_regions', 'read_padded', 'encode_captions', 'ImageCaptions',
-           'feature_digest', 'read_names', 'scan_array', 'h5_extractor', 'read_blocks', 'split_name', 'write_split',
-           'check_extractor', 'splits', 'Manifest', 'read_manifest', 'check_world', 'open_split', 'check_vocabulary',
-           'pad', 'Batch', 'collate', 'batch_rows', 'CaptionPairs', 'batches']
+           'real_regions', 'find_padding', 'encode_captions', 'ImageCaptions', 'feature_digest', 'read_names',
+           'scan_array', 'h5_extractor', 'read_blocks', 'split_name', 'write_split', 'check_extractor', 'splits',
+           'Manifest', 'read_manifest', 'check_world', 'open_split', 'check_vocabulary', 'pad', 'Batch', 'collate',
+           'batch_rows', 'CaptionPairs', 'batches']
 
 # %% ../../nbs/data/datasets.ipynb #b94c29be
 import os
@@ -34,28 +34,8 @@ from tqdm.auto import tqdm
 from .extractors import ExtractorInfo
 from .sampling import bring_together, drop_regions, drop_words, stream
 from .vocabulary import END, MARKS, START, UNK, Vocabulary, tokenize, unknown_share
-from cmr.files import (
-    COPY_AGAIN,
-    FromFile,
-    NpyFile,
-    atomic_write,
-    check_room,
-    digest,
-    file_digest,
-    h5_array,
-    h5_member,
-    h5_text,
-    need_file,
-    need_folder,
-    open_h5,
-    open_npy,
-    parse_json,
-    printable,
-    read_json,
-    read_lines,
-    read_npy,
-    reserve,
-)
+from ..files import (COPY_AGAIN, FromFile, NpyFile, atomic_write, check_room, digest, file_digest, h5_array, h5_member, h5_text,
+                       need_file, need_folder, open_h5, open_npy, parse_json, printable, read_json, read_lines, read_npy, reserve)
 
 # %% ../../nbs/data/datasets.ipynb #06dd4444
 def as_slice(
@@ -140,9 +120,7 @@ def _read_run(rows: Rows, wanted: range) -> ndarray:
 # %% ../../nbs/data/datasets.ipynb #3478c35a
 PICKLED = re.compile(r"\([ld]p\d+\n|c[\w.]+\n\w+\np\d+$") # how a pickle of the oldest protocol begins, which is text
 
-def read_captions(
-    path: str | Path, # a text file in UTF-8
-) -> list[str]:       # exactly one caption a line
+def read_captions(path: str | Path) -> list[str]:  # a text file in UTF-8 -> exactly one caption a line
     "Read a caption file; raises ValueError naming the line where one is blank, not UTF-8, or over 10,000 characters long."
     captions = [line.strip() for line in read_lines(path, "captions", "one caption a line")]
     if captions and PICKLED.match("\n".join(captions[:3])) and captions[-1].endswith("."):
@@ -295,9 +273,7 @@ def _check_regions(mask: ndarray | None, boxes, shape: tuple, source: Path) -> N
     _need(not empty.size, source, f"image {empty.sum()} has no region at all in the mask; every image needs one")
 
 # %% ../../nbs/data/datasets.ipynb #26137ce0
-def check_parts(
-    split: "ImageCaptions",
-) -> None:
+def check_parts(split: "ImageCaptions") -> None:
     "Raise ValueError naming the file where the parts of a split do not fit together."
     shape, n = tuple(split.features.shape), len(split.features)
     _check_features(shape, split.features.dtype, split.source)
@@ -322,9 +298,7 @@ def check_finite(
                          "extract its features again or drop the image")
 
 # %% ../../nbs/data/datasets.ipynb #44e74289
-def _last_regions(
-    features: Rows,
-) -> Iterator[ndarray]:  # (images, f), some images at a time
+def _last_regions(features: Rows) -> Iterator[ndarray]:  # (images, f), some images at a time
     "The last region of each image, without reading the others where the file allows it."
     array, m = features.array(), features.shape[1]
     if isinstance(array, NpyFile):
@@ -371,34 +345,6 @@ def find_padding(
         if not image.any(): blank.append(i)
     _say_padding(mask, len(blank), blank[0] if blank else -1, source)
     return None if mask.all() else mask
-
-# %% ../../nbs/data/datasets.ipynb #aeb2fc46
-def read_regions(
-    features,              # (N, m, f) array or `Rows`
-    mask: ndarray | None,  # (N, m) True where a region is real; None: all are
-    i: int,                # number of an image
-    source: str | Path,    # the file, for messages
-) -> ndarray:              # (m_i, f) float32
-    "The real regions of one image; raises ValueError where one is NaN or infinite."
-    rows = np.asarray(features[i], dtype=np.float32)
-    if mask is not None: rows = rows[mask[i]]
-    check_finite(rows[None], source, i)
-    return rows
-
-# %% ../../nbs/data/datasets.ipynb #44ab66e4
-def read_padded(
-    features,               # (N, m, f) array or `Rows`
-    mask: ndarray | None,   # (N, m) True where a region is real; None: all are
-    start: int,             # first image
-    stop: int,              # one past the last image
-    source: str | Path,     # the file, for messages
-) -> tuple[Tensor, Tensor]: # (b, m, f) float32, and (b, m) True where a region is real
-    "Neighbouring images in one read, padding set to zero; raises ValueError where a real region is NaN or infinite."
-    rows = np.array(features[start:stop], dtype=np.float32)
-    real = np.ones(rows.shape[:2], bool) if mask is None else mask[start:stop].copy()
-    check_finite(rows, source, start, real)
-    rows[~real] = 0
-    return torch.from_numpy(rows), torch.from_numpy(real)
 
 # %% ../../nbs/data/datasets.ipynb #50b0b21d
 def _warn_of_unknown(rows: list[list[int]], captions: Sequence[str], source: str | Path) -> None:
@@ -456,11 +402,18 @@ class ImageCaptions:
 
     def regions(self, i: int) -> ndarray:  # (m_i, f) float32
         "The real regions of image `i`; raises ValueError where one is NaN or infinite."
-        return read_regions(self.features, self.mask, i, self.source)
+        rows = np.asarray(self.features[i], dtype=np.float32)
+        if self.mask is not None: rows = rows[self.mask[i]]
+        check_finite(rows[None], self.source, i)
+        return rows
 
     def block(self, start: int, stop: int) -> tuple[Tensor, Tensor]:  # (b, m, f) float32, (b, m) True where a region is real
         "Images `start` to `stop - 1` in one read, padding set to zero; raises ValueError where a real region is NaN or infinite."
-        return read_padded(self.features, self.mask, start, stop, self.source)
+        rows = np.array(self.features[start:stop], dtype=np.float32)
+        real = np.ones(rows.shape[:2], bool) if self.mask is None else self.mask[start:stop].copy()
+        check_finite(rows, self.source, start, real)
+        rows[~real] = 0
+        return torch.from_numpy(rows), torch.from_numpy(real)
 
     def encode(self, vocabulary: Vocabulary) -> tuple[ndarray, ndarray]:
         "What `encode_captions` gives for all captions, made once and remembered."
@@ -481,9 +434,7 @@ def feature_digest(
     return digest(f"{shape} {dtype}", mask.tobytes(), *seen)
 
 # %% ../../nbs/data/datasets.ipynb #f4171e87
-def read_names(
-    path: str | Path, # a text file
-) -> list[str]:       # one name a line
+def read_names(path: str | Path) -> list[str]:  # one name a line
     "The names of images, as `{split}_ids.txt` holds them; empty lines at the end are left out. ValueError naming an empty line."
     names = [line.strip() for line in read_lines(path, "names of images", "one name a line")]
     while names and not names[-1]: names.pop()
@@ -534,10 +485,7 @@ def _link_scan(path: Path, captions_path: Path, captions: int, ids_path: Path) -
 # %% ../../nbs/data/datasets.ipynb #874a0879
 ARRAYS = ("_ims.npy", "_feat.npy")  # what the features of a split are called behind its name
 
-def scan_array(
-    folder: Path,
-    split: str,
-) -> Path | None:
+def scan_array(folder: Path, split: str) -> Path | None:
     "The features of a split in the SCAN layout, None where there are none. ValueError where two files could be meant."
     there = [folder / f"{split}{ending}" for ending in ARRAYS if _there(folder / f"{split}{ending}", "features")]
     if len(there) < 2: return there[0] if there else None
@@ -571,9 +519,7 @@ def _h5_mask(file: h5py.File) -> ndarray | None:
     return mask
 
 # %% ../../nbs/data/datasets.ipynb #h0ds0001
-def h5_extractor(
-    file: h5py.File,
-) -> ExtractorInfo | None:  # None where the file does not say it
+def h5_extractor(file: h5py.File) -> ExtractorInfo | None:  # None where the file does not say it
     "Who made the features of a file, as `cmr features` notes it. ValueError where the note is damaged."
     if "extractor" not in file: return None
     source = f"{printable(file.filename)}, member extractor"
@@ -616,10 +562,7 @@ def _read_repeated(features: Rows, start: int, stop: int) -> ndarray:
     return block
 
 # %% ../../nbs/data/datasets.ipynb #3fcc756b
-def read_blocks(
-    features,         # (N, m, f) array or `Rows`
-    max_bytes: int = BLOCK,
-) -> Iterator[ndarray]:
+def read_blocks(features, max_bytes: int = BLOCK) -> Iterator[ndarray]:  # features: (N, m, f) array or `Rows`
     "Consecutive images, at most `max_bytes` (or one image) at a time."
     size = max(1, max_bytes // (int(np.prod(features.shape[1:])) * features.dtype.itemsize * getattr(features, "step", 1)))
     for start in range(0, len(features), size):
@@ -678,10 +621,7 @@ def _write_rest(file: h5py.File, captions: list[str], owner: ndarray, ids, boxes
 # %% ../../nbs/data/datasets.ipynb #aa1d45fe
 SPLIT = "[A-Za-z0-9_-]{1,40}"
 
-def split_name(
-    name: str,            # from a command, a file or the name of a file
-    source: object = "",  # where it was found, for the message
-) -> str:
+def split_name(name: str, source: object = "") -> str:  # name: from a command, a file or the name of a file
     "The name of a split, 1 to 40 letters, digits, _ and -: only such a name becomes a path. ValueError for any other."
     if re.fullmatch(SPLIT, str(name)): return str(name)
     where = f"{printable(source)}: " if source else ""
@@ -745,9 +685,7 @@ def _is_split(path: Path) -> bool:
     except (ValueError, OSError): return True
 
 # %% ../../nbs/data/datasets.ipynb #62a06cf4
-def splits(
-    folder: str | Path,
-) -> list[str]:     # names, sorted
+def splits(folder: str | Path) -> list[str]:  # names, sorted
     "The splits in a data folder whose names `split_name` takes; FileNotFoundError saying what a data folder holds where there is none."
     folder = need_folder(folder, "data folder", EXPECTED)
     found = {path.name.removesuffix(ending) for ending in ARRAYS for path in folder.glob(f"*{ending}")}
@@ -766,19 +704,13 @@ class Manifest(FromFile):
     counts: dict[str, int]                    # pictures of each split
     files: dict[str, dict[str, str]] = {}     # of each finished split: the digest of each file
 
-def read_manifest(
-    folder: str | Path,
-) -> Manifest | None: # None where the folder has none
+def read_manifest(folder: str | Path) -> Manifest | None:  # None where the folder has none
     "The manifest of a drawn folder; ValueError naming it where it is none."
     path = Path(folder) / WORLD
     if not os.path.lexists(path): return None
     return read_json(path, Manifest, "the manifest of a drawn world", "draw the world again with `cmr data scenes`, or remove the file")
 
-def check_world(
-    folder: str | Path,
-    split: str,
-    name: str,        # a file of it, such as train.h5
-) -> None:
+def check_world(folder: str | Path, split: str, name: str) -> None:  # name: a file of it, such as train.h5
     "Raise ValueError where a folder's manifest says nothing of a file, or that it was another; fine where there is no manifest."
     about, path = read_manifest(folder), Path(folder) / name
     if about is None or about.files.get(split, {}).get(name) == file_digest(path): return
@@ -788,10 +720,7 @@ def check_world(
                      f"comes from another world or other data; {remedy}")
 
 # %% ../../nbs/data/datasets.ipynb #1a05329b
-def open_split(
-    folder: str | Path, # a data folder
-    split: str,         # train, dev, test, ...
-) -> ImageCaptions:
+def open_split(folder: str | Path, split: str) -> ImageCaptions:  # split: train, dev, test, ...
     "Open one split from HDF5 or the SCAN layout; FileNotFoundError lists the splits there are where this one is missing."
     folder, split = Path(folder), split_name(split)
     if _there(folder / f"{split}.h5", "a split"):
@@ -847,9 +776,7 @@ class Batch:
         return replace(self, **{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
 
 # %% ../../nbs/data/datasets.ipynb #6a7d9113
-def collate(
-    items: Sequence[tuple], # (regions (m_i, f), tokens (n_i,), image, caption) of each
-) -> Batch:
+def collate(items: Sequence[tuple]) -> Batch:  # (regions (m_i, f), tokens (n_i,), image, caption) of each
     "Pad the items of a batch to its longest (Eq. 1 and 2 then see the padding nowhere)."
     regions, tokens, image, caption = zip(*items)
     features, mask = pad(regions)

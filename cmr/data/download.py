@@ -4,11 +4,9 @@
 
 # %% auto #0
 __all__ = ['ON_HUB', 'PATIENCE', 'BROKEN', 'PIECE', 'Source', 'SourceFailed', 'TryAgain', 'Patience', 'PartNote', 'PartialFile',
-           'judge', 'attempt', 'file_digests', 'recorded', 'download', 'Member', 'open_archive', 'pick_members',
-           'unpack']
+           'judge', 'attempt', 'recorded', 'download', 'Member', 'open_archive', 'pick_members', 'unpack']
 
 # %% ../../nbs/data/download.ipynb #dl000005
-import hashlib
 import os
 import re
 import shutil
@@ -32,7 +30,7 @@ from tqdm.auto import tqdm
 from urllib3.exceptions import InvalidHeader
 from urllib3.util.retry import Retry
 
-from ..files import CALLED, FromFile, alone_with, check_room, kind_of, own_folder, printable, read_json, read_text, write_text
+from ..files import CALLED, FromFile, alone_with, check_room, file_digest, kind_of, own_folder, printable, read_json, read_text, write_text
 
 # %% ../../nbs/data/download.ipynb #dl000011
 ON_HUB = re.compile(r"hf://([^/@]+/[^/@]+)@([^/]+)/(.+)")
@@ -104,9 +102,7 @@ class PartNote(FromFile):
 class PartialFile:
     "What is there of a file that is being downloaded."
 
-    def __init__(self,
-        path: Path,  # of the finished file
-    ):
+    def __init__(self, path: Path):  # of the finished file
         self.path, self.note = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.part.json")
 
     @property
@@ -245,22 +241,8 @@ def _named(response: requests.Response) -> str:
     named = next((r.headers["X-Linked-Etag"].strip('"') for r in (*response.history, response) if "X-Linked-Etag" in r.headers), "")
     return f"sha256:{named}" if re.fullmatch("[0-9a-f]{64}", named) else ""
 
-# %% ../../nbs/data/download.ipynb #dl000027
-def file_digests(
-    path: str | Path,
-    kinds: Iterable[str] = ("sha256",),
-) -> dict[str, str]:    # by kind, in hexadecimal digits
-    "Several digests of a file, which is read once."
-    found = {kind: hashlib.new(kind) for kind in kinds}
-    with open(path, "rb") as file:
-        while piece := file.read(2**20):
-            for one in found.values(): one.update(piece)
-    return {kind: one.hexdigest() for kind, one in found.items()}
-
 # %% ../../nbs/data/download.ipynb #dla100027
-def recorded(
-    path: Path,
-) -> str:       # 64 hexadecimal digits, or ""
+def recorded(path: Path) -> str:  # 64 hexadecimal digits, or ""
     "The digest that was written beside a file when it came."
     beside = path.with_name(f"{path.name}.sha256")
     return read_text(beside, "a digest").split(" ")[0].strip() if beside.is_file() else ""
@@ -271,7 +253,7 @@ def _hold_against(path: Path, source: Source, named: str) -> str:
     if source.size and path.stat().st_size != source.size:
         raise SourceFailed(f"sent {path.stat().st_size:,} bytes, {source.size:,} are published")
     wanted = [digest.split(":") for digest in (source.digest, named) if digest]
-    found = file_digests(path, {"sha256", *(kind for kind, _ in wanted)})
+    found = {kind: file_digest(path, kind) for kind in {"sha256", *(kind for kind, _ in wanted)}}
     for kind, digest in wanted:
         if found[kind] != digest: raise SourceFailed(f"sent a file with the {kind} {found[kind][:12]}..., {digest[:12]}... is published")
     kind = kind_of(path)

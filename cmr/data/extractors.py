@@ -190,9 +190,7 @@ def folded(
 MAKERS: dict[str, Callable[..., Extractor]] = {}   # by name
 
 # %% ../../nbs/data/extractors.ipynb #h000002a5
-def register_extractor(
-    name: str,    # how it is called, without a colon
-) -> Callable:
+def register_extractor(name: str) -> Callable:  # how it is called, without a colon
     "Decorator of a function (detail, pretrained) -> Extractor, detail being what follows a colon. ValueError for a name that is taken."
     def keep(make: Callable[..., Extractor]) -> Callable[..., Extractor]:
         taken = MAKERS.get(name)
@@ -348,9 +346,7 @@ def _weights_from_hub(name: str, pretrained: bool) -> Iterator[None]:
     finally: log.setLevel(level)
 
 # %% ../../nbs/data/extractors.ipynb #h000003b9
-def weights_digest(
-    net: nn.Module,
-) -> str:          # 64 hexadecimal digits
+def weights_digest(net: nn.Module) -> str:  # 64 hexadecimal digits
     "SHA-256 of a network's weights with their names."
     return digest(*(part for name, x in sorted(net.state_dict().items()) for part in (name, x)))
 
@@ -373,10 +369,7 @@ def make_grid(
 
 # %% ../../nbs/data/extractors.ipynb #h000004a0
 @register_extractor("timm")
-def make_timm(
-    detail: str,              # timm's name of a network
-    pretrained: bool = True,
-) -> Extractor:               # at most 36 regions
+def make_timm(detail: str, pretrained: bool = True) -> Extractor:  # detail: timm's name of a network -> at most 36 regions
     "Any backbone of timm, its last grid pooled to at most 6 x 6."
     timm = _package("timm")
     if not timm.is_model(detail):
@@ -387,10 +380,7 @@ def make_timm(
 
 # %% ../../nbs/data/extractors.ipynb #h000004b0
 @register_extractor("inception")
-def make_inception(
-    detail: str = "",         # nothing
-    pretrained: bool = True,
-) -> Extractor:               # 64 regions of 2,048 numbers
+def make_inception(detail: str = "", pretrained: bool = True) -> Extractor:  # 64 regions of 2,048 numbers
     "The 8 x 8 grid of Inception v3 (Szegedy et al., 2016), as IMRAM's section 4.2 has it for KWAI-AD; TensorFlow's weights."
     if detail: raise ValueError(f"inception:{detail}: inception has no variants; timm:NAME takes any network of timm")
     return make_grid("inception", "inception_v3.tf_in1k", 8, pretrained)

@@ -58,9 +58,7 @@ def array_features(
     return FeatureRows(rows.path, names, rows.shape, rows.dtype, lambda i: rows[i], find_padding(rows, rows.path))
 
 # %% ../../nbs/data/feature_files.ipynb #fe0000063
-def h5_features(
-    path: str | Path,   # HDF5 with features and ids, and perhaps mask and boxes, as `cmr features` writes it
-) -> FeatureRows:
+def h5_features(path: str | Path) -> FeatureRows:  # HDF5 with features and ids, and perhaps mask and boxes, as `cmr features` writes it
     "Features with the names of their images. ValueError naming the member that is missing or of another shape."
     with open_h5(path, "features") as file:
         names = h5_text(file, "ids")
@@ -123,12 +121,7 @@ def _fields(line: str, columns: tuple[str, ...], where: str) -> dict[str, str]:
     raise ValueError(f"{where}: {len(parts)} fields, expected {len(columns)}: {', '.join(columns)}")
 
 # %% ../../nbs/data/feature_files.ipynb #fe0000064
-def read_table_row(
-    line: str,
-    columns: tuple[str, ...],
-    place: int,             # where the line begins
-    where: str,             # file and row, for messages
-) -> TableRow:
+def read_table_row(line: str, columns: tuple[str, ...], place: int, where: str) -> TableRow:  # place: where the line begins
     "A row, checked. ValueError naming the column that is wrong."
     fields = _fields(line, columns, where)
     kind = "image" if "image_w" in columns else "img"
@@ -140,9 +133,7 @@ def read_table_row(
     return TableRow(name, place, np.clip(boxes / np.array([w, h, w, h], np.float32), 0, 1), features.shape[1])
 
 # %% ../../nbs/data/feature_files.ipynb #fe0000061
-def table_rows(
-    file: LineFile,
-) -> tuple[list[TableRow], tuple[str, ...]]: # and the columns
+def table_rows(file: LineFile) -> tuple[list[TableRow], tuple[str, ...]]:  # and the columns
     "All rows of a table of features; a bar where it takes over 2 s. ValueError naming row and column of what is wrong."
     rows, columns = list[TableRow](), tuple[str, ...]()
     with tqdm(total=file.size, desc="finding rows", unit="B", unit_scale=True, delay=2) as bar:
@@ -159,9 +150,7 @@ def table_rows(
     return rows, columns
 
 # %% ../../nbs/data/feature_files.ipynb #fe0000060
-def table_features(
-    path: str | Path,       # tsv
-) -> FeatureRows:
+def table_features(path: str | Path) -> FeatureRows:  # tsv
     "Bottom-up features in a table, boxes scaled to 0..1. ValueError naming row and column of what is wrong."
     file = LineFile(path, "features in a table")
     rows, columns = table_rows(file)
@@ -210,9 +199,7 @@ def _scaled(boxes: ndarray, size: ndarray | None) -> ndarray | None:
     return boxes.astype(np.float32) if 0 <= boxes.min() and boxes.max() <= 1 else None
 
 # %% ../../nbs/data/feature_files.ipynb #fe0000062
-def archive_features(
-    folder: str | Path,     # with an .npz for each image, in folders of it, too
-) -> FeatureRows:
+def archive_features(folder: str | Path) -> FeatureRows:  # with an .npz for each image, in folders of it, too
     "Features in an archive for each image, named by the files. ValueError naming the archive; warns where boxes have to be left out."
     folder = Path(folder)
     paths = sorted(folder.rglob("*.npz"))
@@ -235,10 +222,7 @@ def _has_size(path: Path) -> bool:
     except ValueError: return False
 
 # %% ../../nbs/data/feature_files.ipynb #fe00000d
-def split_arrays(
-    folder: Path,
-    names: Iterable[str],       # splits
-) -> dict[str, Path]:
+def split_arrays(folder: Path, names: Iterable[str]) -> dict[str, Path]:  # names: splits
     "The array of each split in a folder: {split}_ims.npy or {split}_feat.npy. ValueError where a split has both."
     return {name: path for name in names if (path := scan_array(folder, name))}
 

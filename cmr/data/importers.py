@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,12 @@ def write_together(
     return made
 
 # %% ../../nbs/data/importers.ipynb #fe00001a
+def _write(blocks: Generator[ndarray, None, None], about: tuple, source: Path, path: Path) -> None:
+    "A split from blocks of features, and `write_split`'s other arguments. ValueError names what the features are from."
+    try:
+        with closing(blocks): write_split(path, blocks, *about)
+    except ValueError as problem: raise ValueError(f"{problem} (features: {printable(source)})") from problem
+
 def write_plans(
     plans: Mapping[str, Plan],
     out: str | Path,
@@ -139,15 +146,13 @@ def write_plans(
     max_bytes: int = BLOCK,     # read at most so much at a time
 ) -> list[Path]:                # {split}.h5
     "Write all splits, or none. ValueError naming an image whose features are not finite."
-    def writer(name: str, plan: Plan) -> Callable[[Path], object]:
-        def write(path: Path) -> None:
-            part, features = plan.captions, plan.features
-            boxes, mask = (None if x is None else x[plan.rows] for x in (features.boxes, features.mask))
-            with closing(with_progress(features.blocks(plan.rows, max_bytes), len(plan.rows), name, progress)) as blocks:
-                try: write_split(path, blocks, part.captions, part.image_of_caption, part.ids, boxes, mask, features.extractor)
-                except ValueError as problem: raise ValueError(f"{problem} (features: {printable(features.path)})") from problem
-        return write
-    writers = {f"{name}.h5": writer(name, plan) for name, plan in plans.items()}
+    writers = {}
+    for name, plan in plans.items():
+        part, features, rows = plan.captions, plan.features, plan.rows
+        boxes, mask = (None if x is None else x[rows] for x in (features.boxes, features.mask))
+        blocks = with_progress(features.blocks(rows, max_bytes), len(rows), name, progress)
+        about = part.captions, part.image_of_caption, part.ids, boxes, mask, features.extractor
+        writers[f"{name}.h5"] = partial(_write, blocks, about, features.path)
     return write_together(out, writers, sum(plan.size() for plan in plans.values()))
 
 # %% ../../nbs/data/importers.ipynb #fe000014
@@ -172,22 +177,17 @@ def compare_pictures(
     return found.keep(there) if drop_missing else found
 
 # %% ../../nbs/data/importers.ipynb #fe00001b
-def write_captions(
-    found: Captions,
-    out: str | Path,
-) -> list[Path]:
+def write_captions(found: Captions, out: str | Path) -> list[Path]:
     "Captions alone, {split}_caps.txt and {split}_ids.txt. ValueError where features are in the folder that would not fit them."
     parts, out = by_split(found), Path(out)
     for name in parts:
         there = next((p for p in (out / f"{name}.h5", out / f"{name}_ims.npy", out / f"{name}_feat.npy") if p.exists()), None)
         if there:
             raise ValueError(f"{printable(there)} holds features, which captions alone would not fit: give another folder, or --features")
-    def writer(lines: list[str]) -> Callable[[Path], object]:
-        return lambda path: write_text(path, "".join(f"{line}\n" for line in lines))
-    writers: dict[str, Callable[[Path], object]] = {}
+    lines: dict[str, list[str]] = {}
     for name, part in parts.items():
-        writers |= {f"{name}_caps.txt": writer(part.captions), f"{name}_ids.txt": writer([part.ids[i] for i in part.image_of_caption])}
-    return write_together(out, writers)
+        lines |= {f"{name}_caps.txt": part.captions, f"{name}_ids.txt": [part.ids[i] for i in part.image_of_caption]}
+    return write_together(out, {name: partial(write_text, text="".join(f"{line}\n" for line in some)) for name, some in lines.items()})
 
 # %% ../../nbs/data/importers.ipynb #fe000016
 @dataclass(frozen=True)
@@ -200,10 +200,7 @@ class Wanted:
     per_image: int | None = None    # keep the first captions of each picture; None: all
     drop_missing: bool = False      # leave images without features or picture out
 
-def with_splits(
-    found: Captions,
-    wanted: Wanted,
-) -> Captions:
+def with_splits(found: Captions, wanted: Wanted) -> Captions:
     "The file's splits, or drawn ones where it says nothing of them. ValueError where a draw is asked for and there is nothing to draw."
     asked = (wanted.dev, wanted.test, wanted.seed) != (None, None, None)
     if any(found.split):
@@ -214,11 +211,7 @@ def with_splits(
     said = ", ".join(f"{counts[name]:,} in {name}" for name in ("train", "dev", "test") if counts[name])
     return replace(drawn, notes=[*drawn.notes, f"splits are drawn by picture with seed {wanted.seed or 0}: {said}"])
 
-def take_captions(
-    source: str | Path,
-    wanted: Wanted,
-    images: str | Path | None = None,
-) -> Captions:
+def take_captions(source: str | Path, wanted: Wanted, images: str | Path | None = None) -> Captions:
     "Captions with their splits, and a note of all that was found on the way."
     found = gather_captions(source, wanted.split)
     if images is not None: found = compare_pictures(found, images, wanted.drop_missing)
@@ -298,15 +291,10 @@ def convert(
             raise ValueError(f"{printable(source)} holds captions only: give features, such as a .npy file with a row (regions, numbers) "
                              "for each image")
         return import_captions(source, out, features, ids, progress=progress, max_bytes=max_bytes)
-    opened = {name: open_split(source, name) for name in splits(source)}
-    def writer(name: str) -> Callable[[Path], object]:
-        def write(path: Path) -> None:
-            split = opened[name]
-            with_bar = with_progress(read_blocks(split.features, max_bytes), split.n_images, name, progress)
-            try:
-                with closing(with_bar) as blocks:
-                    write_split(path, blocks, split.captions, split.image_of_caption, split.ids, split.boxes, split.mask)
-            except ValueError as problem: raise ValueError(f"converting {printable(split.source)}: {problem}") from problem
-        return write
-    size = sum(int(np.prod(split.features.shape)) * (2 if split.features.dtype == np.float16 else 4) for split in opened.values())
-    return write_together(out, {f"{name}.h5": writer(name) for name in opened}, size)
+    writers, size = {}, 0
+    for name, split in {name: open_split(source, name) for name in splits(source)}.items():
+        blocks = with_progress(read_blocks(split.features, max_bytes), split.n_images, name, progress)
+        about = split.captions, split.image_of_caption, split.ids, split.boxes, split.mask
+        writers[f"{name}.h5"] = partial(_write, blocks, about, split.source)
+        size += int(np.prod(split.features.shape)) * (2 if split.features.dtype == np.float16 else 4)
+    return write_together(out, writers, size)

@@ -17,14 +17,12 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy import ndarray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
@@ -32,7 +30,8 @@ from tqdm.auto import tqdm
 
 from .datasets import Rows
 from .extractors import Extractor, ExtractorInfo
-from ..files import atomic_write, check_memory, check_room, digest, h5_member, h5_text, need_file, open_h5, parse_json, printable
+from ..files import (alone_with, atomic_write, check_memory, check_room, digest, h5_member, h5_text, need_file, open_h5, parse_json,
+                       printable)
 
 # %% ../../nbs/data/photos.ipynb #p0000008
 ENDINGS = {".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".mpo": "MPO", ".png": "PNG", ".gif": "GIF",
@@ -75,9 +74,7 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray((numbers.clip(0, white) * (255 / white)).round().astype(np.uint8))
 
 # %% ../../nbs/data/photos.ipynb #p000001a1
-def as_rgb(
-    picture: Image.Image,  # in any mode
-) -> Image.Image:
+def as_rgb(picture: Image.Image) -> Image.Image:  # in any mode
     "The same in RGB, 8 bits, over white where it is transparent."
     if picture.mode == "LAB":
         lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
@@ -177,9 +174,7 @@ def write_features(
     return Path(path)
 
 # %% ../../nbs/data/photos.ipynb #p0000020
-def open_features(
-    path: str | Path,   # FILE.h5
-) -> PictureFeatures:   # features and boxes stay on disk
+def open_features(path: str | Path) -> PictureFeatures:  # FILE.h5 -> features and boxes stay on disk
     "Open a collection of pictures. FileNotFoundError, or ValueError naming the file and the member that is missing or does not fit."
     with open_h5(path, "features of pictures") as file:
         h5_member(file, "features", "f", (3,), "(pictures, regions, numbers)")
@@ -238,11 +233,7 @@ def _ahead(pictures: Sequence[Picture], block: int, extractor: Extractor, known:
     finally: pool.shutdown(cancel_futures=True)
 
 # %% ../../nbs/data/photos.ipynb #p0000024
-def encode_block(
-    block: Sequence[_Loaded],  # that could be read
-    extractor: Extractor,
-    known: Known,
-) -> PictureFeatures:
+def encode_block(block: Sequence[_Loaded], extractor: Extractor, known: Known) -> PictureFeatures:  # block: that could be read
     "Features of a block of pictures, in their order: what is known, the others by the extractor. ValueError for NaN or infinity."
     new = [one for one in block if one.pixels is not None]
     fresh = iter(zip(*(x.numpy() for x in extractor.encode([one.pixels for one in new if one.pixels is not None])))) if new else iter(())
@@ -261,10 +252,7 @@ def encode_block(
                            [one.digest for one in block], extractor.info)
 
 # %% ../../nbs/data/photos.ipynb #p0000027
-def pick_shard(
-    pictures: Sequence[Picture],
-    shard: str,            # "2/4", or nothing for all
-) -> list[Picture]:
+def pick_shard(pictures: Sequence[Picture], shard: str) -> list[Picture]:  # shard: "2/4", or nothing for all
     "One of n equal stretches. ValueError where it is no i/n with 1 <= i <= n, or a stretch would be empty."
     if not shard: return list(pictures)
     found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", shard)
@@ -273,21 +261,6 @@ def pick_shard(
     i, n = int(found[1]), int(found[2])
     if n > len(pictures): raise ValueError(f"--shard {shard}: there are {len(pictures)} pictures, too few for {n} parts")
     return list(pictures[len(pictures) * (i - 1) // n:len(pictures) * i // n])
-
-# %% ../../nbs/data/photos.ipynb #p000002a7
-@contextmanager
-def _alone(
-    out: Path,          # FILE.h5
-) -> Iterator[Path]:    # the folder of its parts
-    "The folder of unfinished work, for one process at a time. ValueError where another is at it; removed at the end, unless an error came."
-    folder = out.with_name(out.name + ".parts")
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock", timeout=0)
-    try: lock.acquire()
-    except Timeout: raise ValueError(f"another process is writing {printable(out)}: wait for it, or choose another -o") from None
-    try: yield folder
-    finally: lock.release()
-    shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../../nbs/data/photos.ipynb #p0000029
 def find_known(
@@ -340,8 +313,9 @@ def extract(
     FileNotFoundError, OSError for a full disk, ValueError where no picture can be read, or with "stop" at the first that can't."""
     out, (pictures, _) = Path(out), find_pictures(source)
     pictures = pick_shard(pictures, shard)
-    old, parts, skipped = open_old(out, pictures, extractor, shard), [], list[str]()
-    with _alone(out) as folder, tqdm(total=len(pictures), unit="picture", disable=not progress) as bar, warnings.catch_warnings():
+    old, parts, skipped, folder = open_old(out, pictures, extractor, shard), [], list[str](), out.with_name(f"{out.name}.parts")
+    bar = tqdm(total=len(pictures), unit="picture", disable=not progress)
+    with alone_with(out, "choose another -o"), bar, warnings.catch_warnings():
         known = find_known(folder, old, extractor)
         warnings.filterwarnings("ignore", module="PIL")
         for loaded in _ahead(pictures, block, extractor, known):
@@ -353,6 +327,7 @@ def extract(
             bar.update(len(loaded))
         if not parts: raise ValueError(f"none of {len(pictures)} pictures in {printable(source)} can be read; the first: {skipped[0]}")
         if not (old and same_pictures(old, parts) and old.skipped == skipped): write_features(out, parts, skipped, shard)
+        shutil.rmtree(folder, ignore_errors=True)
     return open_features(out)
 
 # %% ../../nbs/data/photos.ipynb #p0000031
@@ -368,10 +343,7 @@ def same_pictures(old: PictureFeatures, parts: Sequence[PictureFeatures]) -> boo
     return all(getattr(old, name) == [text for part in parts for text in getattr(part, name)] for name in ("ids", "digests"))
 
 # %% ../../nbs/data/photos.ipynb #p0000036
-def merge_features(
-    sources: Sequence[str | Path],  # files of features
-    out: str | Path,                # FILE.h5
-) -> PictureFeatures:               # the file, opened
+def merge_features(sources: Sequence[str | Path], out: str | Path) -> PictureFeatures:  # the file, opened
     "Several collections as one; shards in their order. ValueError where extractors differ, an id is double or a shard missing."
     found = [open_features(path) for path in sources]
     for other in found[1:]:

@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .captions import by_split, gather_captions, match_names
 from .datasets import open_split, splits
-from .download import PATIENCE, Patience, Source, SourceFailed, download, file_digests, recorded, unpack
+from .download import PATIENCE, Patience, Source, SourceFailed, download, recorded, unpack
 from .importers import convert, write_captions
-from ..files import kind_of, own_folder, printable, read_text, write_text
+from ..files import file_digest, kind_of, own_folder, printable, read_text, write_text
 
 # %% ../../nbs/data/published.ipynb #pd000043
 class Piece(BaseModel):
@@ -61,16 +61,12 @@ class DataSet(BaseModel):
         return [piece for piece in self.pieces if piece.part in parts]
 
 # %% ../../nbs/data/published.ipynb #pd000047
-def find_file(
-    piece: Piece,
-    folder: str | Path,
-    say: Callable[[str], object] = print,
-) -> Path | None:
+def find_file(piece: Piece, folder: str | Path, say: Callable[[str], object] = print) -> Path | None:
     "A piece that lies in a folder. ValueError where it was changed since it was downloaded."
     path = next((Path(folder) / name for name in piece.files() if (Path(folder) / name).is_file()), None)
     if path is None: return None
     published = {source.digest for source in piece.sources if source.digest and source.file == path.name}
-    found = file_digests(path, {"sha256", "md5"})
+    found = {kind: file_digest(path, kind) for kind in {"sha256", *(digest.split(":")[0] for digest in published)}}
     before = recorded(path)
     if before and before != found["sha256"]:
         raise ValueError(f"{printable(path)} is not what was downloaded: its sha256 is {found['sha256'][:12]}..., {before[:12]}... was "
@@ -99,11 +95,7 @@ def obtain(
                           f"{printable(folder)} as {' or '.join(piece.files())}, and give the same command again")
 
 # %% ../../nbs/data/published.ipynb #pd000050
-def check_counts(
-    found: Counts,
-    wanted: Counts,         # a split that is not in it is not looked at
-    source: str | Path,     # for messages
-) -> None:
+def check_counts(found: Counts, wanted: Counts, source: str | Path) -> None:  # wanted: a split that is not in it is not looked at
     "ValueError naming the first split that has another number of pictures or captions."
     for name, (images, captions) in wanted.items():
         if name not in found:

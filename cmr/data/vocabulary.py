@@ -22,9 +22,7 @@ from ..files import FromFile, printable, read_json, write_text
 # %% ../../nbs/data/vocabulary.ipynb #9225f142
 _tokenizer = NLTKWordTokenizer()
 
-def tokenize(
-    caption: str,  # a sentence as a person wrote it
-) -> list[str]:    # its tokens in lower case, punctuation apart
+def tokenize(caption: str) -> list[str]:  # a sentence as a person wrote it -> its tokens in lower case, punctuation apart
     "Lower-cased NLTK tokens, by the tokenizer that needs no downloads; raises ValueError where nothing is left."
     tokens = _tokenizer.tokenize(caption.lower())
     if not tokens: raise ValueError(f"empty caption {caption!r}: a caption needs at least one word; remove it or write one")
@@ -108,9 +106,7 @@ class PublishedVocabulary(FromFile):
     max_words: int | None = Field(default=None, ge=1)   # ours, as for Vocabulary
 
 # %% ../../nbs/data/vocabulary.ipynb #97a0e0db
-def ordered_words(
-    content: PublishedVocabulary,  # what a json file held
-) -> list[str]:                    # the four marks, then the words, by number
+def ordered_words(content: PublishedVocabulary) -> list[str]:  # what a json file held -> the four marks, then the words, by number
     "The words of a published vocabulary in order; raises ValueError where it contradicts itself."
     words = [content.idx2word.get(str(i), "") for i in range(len(content.idx2word))]
     if tuple(words[:len(MARKS)]) != MARKS:
@@ -120,9 +116,7 @@ def ordered_words(
     return words
 
 # %% ../../nbs/data/vocabulary.ipynb #a4076014
-def read_vocabulary(
-    path: str | Path,  # a .json file in the published format
-) -> dict:             # words (from number 4 on), marks, max_words
+def read_vocabulary(path: str | Path) -> dict:  # a .json file in the published format -> words (from number 4 on), marks, max_words
     "Words and settings of a file; a published one has no settings. Raises FileNotFoundError, or ValueError naming the file."
     remedy = "make one with Vocabulary.build(captions).save(path), or take another copy of the file"
     content = read_json(path, PublishedVocabulary, "a vocabulary", remedy)
@@ -174,10 +168,7 @@ class Vocabulary:
     def __repr__(self) -> str: return f"Vocabulary({len(self)} entries, marks={self.marks}, max_words={self.max_words})"
 
 # %% ../../nbs/data/vocabulary.ipynb #c6386168
-def unknown_share(
-    captions: Sequence[str],  # sentences
-    vocabulary: Vocabulary,   # the words that are known
-) -> float:                   # between 0 and 1
+def unknown_share(captions: Sequence[str], vocabulary: Vocabulary) -> float:  # between 0 and 1
     "Share of all tokens that the vocabulary does not know."
     known = [token in vocabulary for caption in tqdm(captions, desc="known words", delay=2) for token in tokenize(caption)]
     return known.count(False) / max(len(known), 1)
