@@ -26,6 +26,7 @@ from cmr.training import (
     read_recipe,
     train,
 )
+from cmr.training.loop import hit_rate, interaction_share, write_metrics
 
 TINY = {"embed_dim": 8, "word_dim": 6}
 LAST = Recipe("last", "camp", TINY, epochs=2, batch_size=8, lr=0.01, min_count=1, standardise=True)
@@ -131,11 +132,11 @@ def test_frozen_weights_get_no_step(world, tmp_path):
 
 def test_gates_are_noted_after_each_epoch(staged, world):
     with open(staged[0] / "metrics.csv", newline="") as file: rows = list(csv.DictReader(file))
-    assert list(rows[0]) == [*COLUMNS, "gate_matching", "gate_other"] and all(0 < float(row["gate_matching"]) < 1 for row in rows)
+    assert list(rows[0]) == [*COLUMNS, "hit_rate", "interaction", "gate_matching", "gate_other"] and all(0 < float(row["gate_matching"]) < 1 for row in rows)
     kept = read_checkpoint(staged[0] / "last/training.pt")["standing"]["rows"]
-    assert observed_in(kept) == ["gate_matching", "gate_other"] and len(curves(kept, 2.77).axes) == 3
+    assert observed_in(kept) == ["hit_rate", "interaction", "gate_matching", "gate_other"] and len(curves(kept, 2.77).axes) == 3
     with open(staged[0] / "before/before/metrics.csv", newline="") as file:
-        assert tuple(next(csv.reader(file))) == COLUMNS  # no fusion, no gates
+        assert tuple(next(csv.reader(file))) == (*COLUMNS, "hit_rate", "interaction")  # no fusion, no gates
 
 
 def test_what_is_observed_of_camp_are_its_mean_gates():
@@ -162,8 +163,49 @@ def test_the_first_images_of_dev_are_observed(staged, world):
     model, vocabulary = load(staged[0] / "last")
     row = read_checkpoint(staged[0] / "last/training.pt")["standing"]["rows"][-1]
     found = observe_some(model, open_split(world, "dev"), vocabulary)
-    assert found == pytest.approx({key: row[key] for key in ("gate_matching", "gate_other")}, abs=1e-6)
+    assert found == pytest.approx({key: row[key] for key in ("hit_rate", "interaction", "gate_matching", "gate_other")}, abs=1e-6)
     assert observe_some(model, open_split(world, "dev"), vocabulary, 3) != found
+
+
+def test_hit_rate_counts_who_is_first():
+    torch.manual_seed(0)
+    scores = torch.randint(0, 12, (7, 7)).double()
+    same = torch.eye(7, dtype=torch.bool)
+    same[1, 2] = same[2, 1] = True
+    hits = [all(scores[b, b] > line[c] for c in range(7) if not same[b, c]) for b in range(7) for line in (scores[b], scores[:, b])]
+    assert hit_rate(scores, same) == pytest.approx(sum(hits) / 14) and 0 < sum(hits) < 14
+    assert hit_rate(torch.zeros(3, 3)) == 0 and hit_rate(torch.eye(3)) == 1
+    luck = [hit_rate(torch.randn(40, 40)) for _ in range(200)]
+    assert abs(sum(luck) / 200 - 1 / 40) < .01
+
+
+def test_interaction_share_is_the_rest_of_a_two_way_table():
+    torch.manual_seed(0)
+    row, column, rest = torch.randn(6, 1).double(), torch.randn(1, 5).double(), torch.randn(6, 5).double()
+    table = row + column + rest
+    mean = table.mean()
+    parts = [5 * ((table.mean(1) - mean) ** 2).sum(), 6 * ((table.mean(0) - mean) ** 2).sum(), ((table - mean) ** 2).sum()]
+    assert interaction_share(table) == pytest.approx(float(1 - (parts[0] + parts[1]) / parts[2]))
+    assert interaction_share(7 * table.T - 3) == pytest.approx(interaction_share(table))  # neither scale nor order of sides matters
+    assert interaction_share(row + column) == pytest.approx(0, abs=1e-12) and interaction_share(torch.zeros(4, 4)) == 0
+    assert interaction_share((rest - rest.mean(0)).T - (rest - rest.mean(0)).T.mean(0)) == pytest.approx(1)
+
+
+def test_a_run_from_before_the_two_numbers_is_drawn_and_written(staged, tmp_path):
+    new = read_checkpoint(staged[0] / "last/training.pt")["standing"]["rows"][-1]
+    old = {key: value for key, value in new.items() if key not in ("hit_rate", "interaction")}
+    rows = [old, {**new, "epoch": old["epoch"] + 1}]
+    write_metrics(rows, tmp_path / "metrics.csv")
+    with open(tmp_path / "metrics.csv", newline="") as file: found = list(csv.DictReader(file))
+    assert found[0]["hit_rate"] == "" and float(found[1]["hit_rate"]) == new["hit_rate"]
+    assert len(curves(rows).axes) == 3
+
+
+def test_a_pair_that_hardly_counts_is_no_learning():
+    from cmr.training.loop import stands_still
+    row = {"rsum": 10.0, "loss": 2.0, "interaction": 0.002}
+    assert stands_still(row, 2.77, 12) and not stands_still({**row, "interaction": 0.3}, 2.77, 12)
+    assert not stands_still({**row, "rsum": 40.0}, 2.77, 12) and not stands_still({"rsum": 10.0, "loss": 2.0}, 2.77, 12)
 
 
 @pytest.mark.parametrize(

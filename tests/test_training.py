@@ -276,7 +276,7 @@ def test_a_run_leaves_everything(whole, world):
     assert {"last/training.pt", "metrics.csv", "curves.png", "recipe.json"} <= files
     assert not [name for name in files if "part" in name]
     rows = list(csv.DictReader((out / "metrics.csv").open(encoding="utf-8")))
-    assert tuple(rows[0]) == COLUMNS and [row["epoch"] for row in rows] == ["1", "2", "3"] and rows[-1]["step"] == "18"
+    assert tuple(rows[0]) == (*COLUMNS, "hit_rate", "interaction") and [row["epoch"] for row in rows] == ["1", "2", "3"] and rows[-1]["step"] == "18"
     assert all(np.isfinite(float(value)) for row in rows for value in row.values())
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert read_recipe(out) == (RECIPE, world)

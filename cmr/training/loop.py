@@ -24,11 +24,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 # %% auto #0
-__all__ = ['STOPS', 'MEASURES', 'COLUMNS', 'evaluate', 'chance', 'chance_spread', 'observe', 'mean_camp_gates', 'observe_some',
-           'batch_scores', 'batch_loss', 'train_step', 'Stopped', 'Interrupt', 'agreed_batches', 'groups',
-           'train_epoch', 'stands_still', 'say_epoch', 'end_epoch', 'bring_level', 'finished', 'whole_run', 'say_first',
-           'Board', 'run_epochs', 'observed_in', 'write_metrics', 'draw_loss', 'draw_recall', 'curves', 'summary',
-           'train_stage', 'stages_of', 'check_stages', 'train']
+__all__ = ['STOPS', 'MEASURES', 'COLUMNS', 'evaluate', 'chance', 'chance_spread', 'observe', 'mean_camp_gates', 'hit_rate',
+           'interaction_share', 'observe_some', 'batch_scores', 'batch_loss', 'train_step', 'Stopped', 'Interrupt',
+           'agreed_batches', 'groups', 'train_epoch', 'stands_still', 'say_epoch', 'end_epoch', 'bring_level',
+           'finished', 'whole_run', 'say_first', 'Board', 'run_epochs', 'observed_in', 'write_metrics', 'draw_loss',
+           'draw_recall', 'curves', 'summary', 'train_stage', 'stages_of', 'check_stages', 'train']
 
 # %% ../../nbs/training/loop.ipynb #6c554d16
 from ..camp import CAMP, mean_gates
@@ -37,6 +37,7 @@ from ..encoders import Fragments
 from ..fast import encode_all, score_all, training_scores
 from ..fast.scoring import evaluating
 from ..files import atomic_write, write_text
+from ..losses import positives
 from ..matcher import Matcher
 from ..recall import Report, report
 from ..saving import save
@@ -106,6 +107,23 @@ def mean_camp_gates(model: CAMP, images: Fragments, captions: Fragments, image_o
     if not model.gated or len(images) < 2: return {}
     return {f"gate_{kind}": value for kind, value in mean_gates(model, images, captions, image_of_caption)._asdict().items()}
 
+# %% ../../nbs/training/loop.ipynb #7356b465
+def hit_rate(
+    scores: Tensor,                   # (B, B) pair b on the diagonal
+    same_image: Tensor | None = None, # (B, B) as for a loss
+) -> float:                           # from 0 to 1; by luck 1 / B
+    "How often one's own is ahead of every rival: the mean over images and captions. A tie is no hit."
+    rivals = scores.masked_fill(positives(scores, same_image), -torch.inf)
+    return float(torch.cat([scores.diag() > rivals.amax(axis) for axis in (0, 1)]).double().mean())
+
+def interaction_share(
+    scores: Tensor, # (I, C)
+) -> float:         # from 0 to 1; 0 also where all scores are equal
+    "The share of the scores' variance that neither the images' means nor the captions' explain."
+    x = scores.double() - scores.double().mean()
+    rest = x - x.mean(0, keepdim=True) - x.mean(1, keepdim=True)
+    return float(rest.square().sum() / x.square().sum().clamp(min=1e-300))
+
 # %% ../../nbs/training/loop.ipynb #026a6125
 def observe_some(
     model: Matcher,
@@ -113,14 +131,18 @@ def observe_some(
     vocabulary: Vocabulary,
     count: int = 40,        # images
 ) -> dict[str, float]:
-    "What `observe` finds on the first images of a split with their captions."
+    "`hit_rate` and `interaction_share` of the first images with a caption each, and what `observe` finds of them with all captions."
     features, mask = split.block(0, min(count, split.n_images))
     (tokens, at), few = split.encode(vocabulary), np.flatnonzero(split.image_of_caption < count)
     rows, real = pad([tokens[at[c]:at[c + 1]] for c in few])
     with evaluating(model):
         images = model.encode_images(features.to(model.device), mask.to(model.device))
         captions = model.encode_captions(rows.to(model.device), real.sum(1))
-        return observe(model, images, captions, split.image_of_caption[few])
+        own, first = np.unique(split.image_of_caption[few], return_index=True)
+        if len(own) < 2: return observe(model, images, captions, split.image_of_caption[few])
+        scores = model.score(images[torch.as_tensor(own)], captions[torch.as_tensor(first)])
+        return {"hit_rate": hit_rate(scores), "interaction": interaction_share(scores),
+                **observe(model, images, captions, split.image_of_caption[few])}
 
 # %% ../../nbs/training/loop.ipynb #9360846d
 def batch_scores(
@@ -267,17 +289,18 @@ def stands_still(
     level: float,  # the loss of a pair where all scores are equal
     limit: float,  # R@sum up to here is luck
 ) -> bool:
-    "Whether an epoch's loss is within 2% of what equal scores give, while recall is that of blind guessing."
-    return row["rsum"] <= limit and abs(row["loss"] - level) <= .02 * level
+    "Whether recall is that of guessing, and the loss within 2% of what equal scores give or the pair less than 1% of the scores' variance."
+    return row["rsum"] <= limit and (abs(row["loss"] - level) <= .02 * level or row.get("interaction", 1) < .01)
 
 def say_epoch(run: Run, bar: tqdm, better: bool) -> None:
     "A line for the last epoch; a Note where the run begins to stand still."
     *before, row = run.at.rows
     level, limit = run.standstill, chance(run.dev) + chance_spread(run.dev)
     best = " (best so far)" if better and row["rsum"] > limit else ""
-    if run.progress: bar.write(f"epoch {run.at.epoch}: loss {row['loss']:.3f}, dev R@sum {row['rsum']:.1f}{best}")
+    seen = "".join(f", {key.replace('_', ' ')} {row[key]:.0%}" for key in ("hit_rate", "interaction") if key in row)
+    if run.progress: bar.write(f"epoch {run.at.epoch}: loss {row['loss']:.3f}, dev R@sum {row['rsum']:.1f}{best}{seen}")
     if stands_still(row, level, limit) and not any(stands_still(one, level, limit) for one in before):
-        warnings.warn(f"epoch {run.at.epoch}: the loss {row['loss']:.3f} is what equal scores give ({level:.3f}), "
+        warnings.warn(f"epoch {run.at.epoch}: the loss is {row['loss']:.3f} (equal scores give {level:.3f}){seen}, "
                       f"and R@sum {row['rsum']:.1f} is that of guessing: nothing has been learnt yet. "
                       f"What usually helps: a smaller lr (now {run.recipe.lr:g}), "
                       f"more warmup_steps with all negatives (now {run.warmup_steps}), another batch_size (now {run.recipe.batch_size}), "
@@ -453,7 +476,8 @@ def curves(
     left, right, *more = figure.subplots(1, 3 if seen else 2)
     draw_loss(left, rows, level)
     draw_recall(right, rows)
-    for key in seen: more[0].plot([row["epoch"] for row in rows], [row[key] for row in rows], "o-", ms=3, label=key.replace("_", " "))
+    for key in seen:
+        more[0].plot([row["epoch"] for row in rows], [row.get(key, math.nan) for row in rows], "o-", ms=3, label=key.replace("_", " "))
     if seen:
         more[0].set(xlabel="epoch", title="Seen on dev")
         more[0].legend(fontsize=7)
