@@ -360,7 +360,6 @@ ALLOWED = {  # (module, what is called): why it opens nothing from outside
     ("data/photos.py", "path.read_bytes"): "a picture's bytes, for Image.open and for a digest",
     ("training/compare.py", "info.read_text"): "the system's description of the processor",
     ("training/compare.py", "json.loads"): "a recipe that was just turned into text",
-    ("world/regions.py", "open"): "writes pictures",
 }
 
 

@@ -360,7 +360,7 @@ def test_a_split_that_was_stopped_between_its_files(tmp_path, monkeypatch, until
             write(*given)
             stop(given[place])
         return wrapped
-    for name, place in (("_save_pictures", 1), ("save_entries", 1), ("write_split", 0)):
+    for name, place in (("write_npy", 0), ("save_entries", 1), ("write_split", 0)):
         monkeypatch.setattr(R, name, stopping(getattr(R, name), place))
     with pytest.raises(KeyboardInterrupt): R.make_scenes(tmp_path, 2, COUNTS, progress=False)
     for split in COUNTS:

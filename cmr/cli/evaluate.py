@@ -133,16 +133,8 @@ def show_reports(
 INTERVALS = "95%: bootstrap intervals over images, each with its captions; the gallery stays as it is."
 
 
-def evaluate_models(
-    models: list[Path],
-    data: Path | None,
-    split: str,
-    folds: int,
-    scores: Path | None,
-    max_bytes: int | None,
-    device: str | None,
-    engine: bool,
-) -> None:
+def evaluate_models(models: list[Path], data: Path | None, split: str, folds: int, scores: Path | None, max_bytes: int | None,
+                    device: str | None, engine: bool) -> None:
     "Evaluate one model or several, print, and write the scores where that was asked."
     from cmr.data import open_split
     from cmr.files import alone_with, write_npy

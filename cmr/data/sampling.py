@@ -51,9 +51,7 @@ def drop_regions(
     return regions[kept]
 
 # %% ../../nbs/data/sampling.ipynb #547ba67a
-def partners(
-    together: ndarray,  # (P, 2) rows of images
-) -> dict[int, list[int]]:
+def partners(together: ndarray) -> dict[int, list[int]]:  # (P, 2) rows of images
     "Of each image, those that it should share a batch with."
     found: dict[int, list[int]] = {}
     for i, j in np.asarray(together).tolist():

@@ -21,9 +21,7 @@ __all__ = ['mean_region', 'MeanWords', 'DEVISE', 'ORDER', 'best_regions', 'DVSA'
            'CMPM', 'PIE', 'PVSE', 'RegionGraph', 'VSRN']
 
 # %% ../../nbs/shelf/baselines.ipynb #399cf8d5
-def mean_region(
-    regions: Fragments, # (B, m, d)
-) -> Tensor:            # (B, d)
+def mean_region(regions: Fragments) -> Tensor:  # (B, m, d) -> (B, d)
     "The mean of each image's real regions, not scaled."
     return regions.values.sum(1) / regions.lengths[:, None]
 
@@ -191,10 +189,7 @@ class PIE(nn.Module):
         for layer in (self.hidden, self.head, self.project): nn.init.xavier_uniform_(layer.weight)
         nn.init.zeros_(self.project.bias)
 
-    def weights(
-        self,
-        local: Fragments, # (B, m, local_dim)
-    ) -> Tensor:          # (B, K, m), every row sums to one over real fragments
+    def weights(self, local: Fragments) -> Tensor:  # (B, m, local_dim) -> (B, K, m), every row sums to one over real fragments
         "Where each head looks."
         logits = self.head(self.hidden(local.values).tanh()).transpose(1, 2)
         return logits.masked_fill(~local.mask[:, None], -torch.inf).softmax(2)
@@ -245,18 +240,12 @@ class PVSE(VSE):
 # %% ../../nbs/shelf/baselines.ipynb #aec4060f
 class RegionGraph(nn.Module):
     "One round of messages between the regions of an image (VSRN Eq. 2-3)."
-    def __init__(
-        self,
-        embed_dim: int, # d
-    ):
+    def __init__(self, embed_dim: int):  # d
         super().__init__()
         self.query, self.key, self.message, self.back = (nn.Linear(embed_dim, embed_dim, bias=False) for _ in range(4))
         nn.init.zeros_(self.back.weight)  # at first every region stays as it is
 
-    def affinity(
-        self,
-        regions: Fragments, # (B, m, d)
-    ) -> Tensor:            # (B, m, m)
+    def affinity(self, regions: Fragments) -> Tensor:  # (B, m, d) -> (B, m, m)
         "How much each region takes from each other one (Eq. 2), over the number of real regions."
         return self.query(regions.values) @ self.key(regions.values).transpose(1, 2) / regions.lengths[:, None, None]
 

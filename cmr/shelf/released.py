@@ -204,11 +204,7 @@ COMPUTED = {"scan": {"raw_feature_norm": "clipped_l2norm", "no_imgnorm": False, 
             "imram": {"raw_feature_norm": "clipped_l2norm", "no_imgnorm": False, "no_txtnorm": False},
             "camp": {"measure": "gate_fusion", "no_imgnorm": True, "no_txtnorm": True}}
 
-def released_settings(
-    name: str,                  # a family
-    options: ReleasedOptions,
-    source: object,             # the file, for messages
-) -> dict[str, Any]:            # arguments of the family's from_released
+def released_settings(name: str, options: ReleasedOptions, source: object) -> dict[str, Any]:  # arguments of the family's from_released
     "What the training's settings say about the model. ValueError naming one that this package does not compute."
     for key, value in COMPUTED[name].items():
         found = getattr(options, key)
@@ -256,9 +252,7 @@ def _check_weight(key: Any, x: Any, source: object) -> None:
     if not x.isfinite().all(): raise ValueError(f"{where} holds NaN or infinity: take another checkpoint")
 
 # %% ../../nbs/shelf/released.ipynb #re000006
-def looks_like(
-    states: Any,    # state dicts, perhaps
-) -> str:           # a sentence, empty where nothing can be said
+def looks_like(states: Any) -> str:  # state dicts, perhaps -> a sentence, empty where nothing can be said
     "Which family weights are of, by their names."
     names = [str(key) for state in states if isinstance(state, dict) for key in state] if isinstance(states, (list, tuple)) else []
     for part, family_name in (("fc_local", "imram"), ("img_key_fc", "camp"), ("img_enc.fc", "scan")):

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ..data.datasets import WORLD, Manifest, open_split, read_manifest, split_name, write_split
-from ..files import atomic_write, check_room, file_digest, open_npy, printable, read_tensors, write_tensors, write_text
+from ..files import file_digest, open_npy, printable, read_tensors, write_npy, write_tensors, write_text
 from .scenes import COLOURS, PATTERNS, SHAPES, SIZE, SIZES, Scene, draw, load_entries, make_split, save_entries
 
 # %% ../../nbs/world/regions.ipynb #a256d448
@@ -30,9 +30,7 @@ REGIONS = 36                                    # regions kept of a picture, as 
 NAMES = {"shape": SHAPES, "colour": tuple(COLOURS), "size": tuple(SIZES), "pattern": PATTERNS}
 
 # %% ../../nbs/world/regions.ipynb #a853e414
-def as_input(
-    pictures: np.ndarray, # (B, 128, 128, 3) uint8
-) -> Tensor:              # (B, 3, 128, 128) float32 in 0..1
+def as_input(pictures: np.ndarray) -> Tensor:  # (B, 128, 128, 3) uint8 -> (B, 3, 128, 128) float32 in 0..1
     "Pictures as the network takes them. ValueError for another shape or type."
     pictures = np.asarray(pictures)
     if pictures.dtype != np.uint8 or pictures.shape[1:] != (SIZE, SIZE, 3):
@@ -41,16 +39,12 @@ def as_input(
     return torch.from_numpy(np.array(pictures, order="C")).permute(0, 3, 1, 2).float() / 255
 
 # %% ../../nbs/world/regions.ipynb #45191220
-def pyramid(
-    pictures: Tensor, # (B, 3, 128, 128) in 0..1
-) -> list:            # per level (B, 3, side, side) with side 128, 85, 64
+def pyramid(pictures: Tensor) -> list:  # (B, 3, 128, 128) in 0..1 -> per level (B, 3, side, side) with side 128, 85, 64
     "The pictures shrunk 1, 1.5 and 2 times: one window size then sees three scales."
     return [F.interpolate(pictures, size=int(SIZE / level), mode="area") if level > 1 else pictures for level in LEVELS]
 
 # %% ../../nbs/world/regions.ipynb #67e571f2
-def windows_across(
-    level: float, # how many times the picture is shrunk
-) -> int:         # windows side by side
+def windows_across(level: float) -> int:  # how many times the picture is shrunk -> windows side by side
     "How many windows fit in a row of a level."
     return (int(SIZE / level) - WINDOW) // STRIDE + 1
 
@@ -116,18 +110,13 @@ def box_iou(
     return shared / (area_a[:, None] + area_b[None] - shared)
 
 # %% ../../nbs/world/regions.ipynb #9fdcd78b
-def thing_boxes(
-    scene: Scene,
-) -> Tensor: # (things, 4) x1, y1, x2, y2 in pixels
+def thing_boxes(scene: Scene) -> Tensor:  # (things, 4) x1, y1, x2, y2 in pixels
     "The frame of each thing, whatever stands in front of it."
     corners = [t.corners() for t in scene.things]
     return torch.tensor(np.array([[*c.min(0), *c.max(0)] for c in corners]), dtype=torch.float32)
 
 # %% ../../nbs/world/regions.ipynb #d74cd5f9
-def frame_quality(
-    scene: Scene,
-    boxes: Tensor, # (W, 4) in pixels
-) -> Tensor:       # (W, things) in 0..1
+def frame_quality(scene: Scene, boxes: Tensor) -> Tensor:  # boxes: (W, 4) in pixels -> (W, things) in 0..1
     "How well each box frames each thing: centred on it, and 1.15 times as wide."
     things = thing_boxes(scene)
     centre = (boxes[:, None, :2] + boxes[:, None, 2:] - things[None, :, :2] - things[None, :, 2:]).abs().amax(-1) / 2
@@ -221,17 +210,12 @@ def train_detector(
 # %% ../../nbs/world/regions.ipynb #87c237cc
 WEIGHTS = Path(str(files("cmr") / "weights" / "detector.safetensors"))      # trained on 1,500 scenes; ships with the package
 
-def save_detector(
-    model: Detector,
-    path: str | Path, # a .safetensors file
-) -> None:
+def save_detector(model: Detector, path: str | Path) -> None:  # path: a .safetensors file
     "Write the weights, whole or not at all."
     write_tensors(path, model.state_dict())
 
 # %% ../../nbs/world/regions.ipynb #3bbf2ca5
-def load_detector(
-    path: str | Path = WEIGHTS, # a file that save_detector wrote
-) -> Detector:                  # in eval mode
+def load_detector(path: str | Path = WEIGHTS) -> Detector:  # a file that save_detector wrote -> in eval mode
     "A trained detector: by default the one that ships. FileNotFoundError, or ValueError for a file that is not a detector's."
     remedy = "load_detector() takes the weights that ship; save_detector writes those of train_detector"
     state, _ = read_tensors(path, "a detector's weights", remedy)
@@ -264,9 +248,7 @@ def keep_best(
     return torch.stack(kept, -1)
 
 # %% ../../nbs/world/regions.ipynb #1cdf728c
-def box_geometry(
-    boxes: Tensor, # (..., 4) x1, y1, x2, y2 in 0..1
-) -> Tensor:       # (..., 8) corners, centre, width and height
+def box_geometry(boxes: Tensor) -> Tensor:  # (..., 4) x1, y1, x2, y2 in 0..1 -> (..., 8) corners, centre, width and height
     "Where a box stands and how large it is, as numbers that a linear layer can use."
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([low, high, (low + high) / 2, high - low], -1)
@@ -307,14 +289,6 @@ def name_regions(
     return {"object": logits["object"][..., 0].sigmoid().numpy()} | {k: np.array(v)[logits[k].argmax(-1).numpy()] for k, v in NAMES.items()}
 
 # %% ../../nbs/world/regions.ipynb #a7788285
-def _save_pictures(
-    pictures: np.ndarray, # (n, 128, 128, 3) uint8
-    path: Path,           # the .npy to write
-) -> None:
-    "Write pictures whole or not at all; OSError where the disk has no room for them."
-    check_room(path, pictures.nbytes)
-    with atomic_write(path) as partial, open(partial, "wb") as file: np.save(file, pictures)
-
 def write_scenes(
     folder: Path,
     split: str,           # its name, part of the seed
@@ -327,7 +301,7 @@ def write_scenes(
     entries = make_split(split, count, seed, progress)
     pictures = np.stack([draw(e.scene) for e in tqdm(entries, desc=f"{split}: drawing", delay=2, disable=not progress)])
     features, boxes = encode_pictures(pictures, detector, progress=progress)
-    _save_pictures(pictures, folder / f"{split}_pictures.npy")
+    write_npy(folder / f"{split}_pictures.npy", pictures)
     save_entries(entries, folder / f"{split}_scenes.json")
     image_of_caption = np.repeat(np.arange(count), [len(e.captions) for e in entries])
     captions = [c.text for e in entries for c in e.captions]
@@ -351,11 +325,7 @@ def begin_world(
     write_text(Path(folder) / WORLD, about.model_dump_json(indent=1))
     return about
 
-def finish_split(
-    folder: str | Path,
-    about: Manifest,        # what `begin_world` gave
-    split: str,
-) -> None:
+def finish_split(folder: str | Path, about: Manifest, split: str) -> None:  # about: what `begin_world` gave
     "Write the digests of a finished split's files into the manifest."
     names = [name for end in (".h5", "_scenes.json", "_pictures.npy") if (Path(folder) / (name := split + end)).is_file()]
     about.files[split] = {name: file_digest(Path(folder) / name) for name in names}
@@ -397,5 +367,5 @@ def fewer_scenes(
         write_split(path, whole.features[keep], captions, image_of_caption, ids, whole.boxes[keep])
         save_entries([entries[i] for i in keep], Path(out) / f"{split}_scenes.json")
         drawn = open_npy(Path(source) / f"{split}_pictures.npy", "pictures", "u", (4,), "(images, rows, columns, 3)")
-        _save_pictures(np.stack([drawn[i] for i in keep]), Path(out) / f"{split}_pictures.npy")
+        write_npy(Path(out) / f"{split}_pictures.npy", np.stack([drawn[i] for i in keep]))
         if about: finish_split(out, about, split)

@@ -259,9 +259,7 @@ def holds(
 # %% ../../nbs/world/scenes.ipynb #fd1374a5
 class Dice:
     "A seeded source of choices whose stream is the same on every machine and in every Python version."
-    def __init__(self,
-        seed: str | int, # text, or a number
-    ):
+    def __init__(self, seed: str | int):  # text, or a number
         self.r = random.Random(seed)
 
     def unit(self) -> float: return self.r.random()                              # in [0, 1)
@@ -269,10 +267,7 @@ class Dice:
     def pick(self, items: Sequence): return items[int(self.unit() * len(items))]    # one of them
     def chance(self, p: float) -> bool: return self.unit() < p                   # true with probability p
 
-    def some(self,
-        items: Sequence, # to choose from; left as it is
-        count: int,  # how many
-    ) -> list:
+    def some(self, items: Sequence, count: int) -> list:
         "`count` different items, in random order."
         left = list(items)
         return [left.pop(int(self.unit() * len(left))) for _ in range(count)]
