@@ -172,8 +172,9 @@ def test_a_planted_order_is_found():
 
 def test_both_have_to_agree():
     "The interval over images, and each seed."
-    assert Order(2.0, 1.0, 3.0, [3.0, 1.0]).verdict == "holds" and Order(-2.0, -3.0, -1.0, [-1.0]).verdict == "reversed"
-    for odd in (Order(2.0, 1.0, 3.0, [5.0, -1.0]), Order(2.0, -1.0, 5.0, [1.0, 3.0]), Order(-2.0, -3.0, -1.0, [-5.0, 1.0]), Order(0.0, 0.0, 0.0, [0.0])):
+    assert Order(2.0, 1.0, 3.0, [3.0, 1.0]).verdict == "holds" and Order(-2.0, -3.0, -1.0, [-1.0, -3.0]).verdict == "reversed"
+    assert Order(2.0, 1.0, 3.0, [2.0]).verdict == "one seed"                                       # another training may say otherwise
+    for odd in (Order(2.0, 1.0, 3.0, [5.0, -1.0]), Order(2.0, -1.0, 5.0, [1.0, 3.0]), Order(-2.0, -3.0, -1.0, [-5.0, 1.0]), Order(0.0, 0.0, 0.0, [0.0, 0.0])):
         assert odd.verdict == "can't be told"
 
 
@@ -184,7 +185,7 @@ def test_a_planted_order_stands_in_the_text(done):
     for first, second, word in ((70, 50, "holds"), (50, 70, "reversed"), (60, 60, "can't be told")):
         rows = {"camp-full": row(first, 2), "camp-base": row(second, 3)}
         text = orders_text(found, find_orders(found, rows))
-        assert f"- CAMP (ours) above Base model: **{word}**" in text and f"1 {word.replace('holds', 'hold here')}" in text
+        assert f"- CAMP (ours) above Base model: **{word}**" in text and f"The paper's orders here: {word} 1." in text
     del rows["camp-base"][0]
     assert len(find_orders(found, rows)[found.orders[0]].seeds) == 2                                # those that both have
     rows["camp-base"].clear()
