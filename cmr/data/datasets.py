@@ -370,6 +370,19 @@ def encode_captions(
     return np.fromiter((token for row in rows for token in row), np.int64, starts[-1]), starts
 
 # %% ../../nbs/data/datasets.ipynb #307e9b76
+def _real(split: "ImageCaptions", i: int) -> ndarray:
+    rows = np.asarray(split.features[i], dtype=np.float32)
+    if split.mask is not None: rows = rows[split.mask[i]]
+    check_finite(rows[None], split.source, i)
+    return rows
+
+def _padded(split: "ImageCaptions", start: int, stop: int) -> tuple[Tensor, Tensor]:
+    rows = np.array(split.features[start:stop], dtype=np.float32)
+    real = np.ones(rows.shape[:2], bool) if split.mask is None else split.mask[start:stop].copy()
+    check_finite(rows, split.source, start, real)
+    rows[~real] = 0
+    return torch.from_numpy(rows), torch.from_numpy(real)
+
 def _sizes(split) -> str: return f"{split.n_images} images of {split.features.shape[1]} regions, {len(split)} captions"
 
 # %% ../../nbs/data/datasets.ipynb #307e9b77
@@ -402,18 +415,11 @@ class ImageCaptions:
 
     def regions(self, i: int) -> ndarray:  # (m_i, f) float32
         "The real regions of image `i`; raises ValueError where one is NaN or infinite."
-        rows = np.asarray(self.features[i], dtype=np.float32)
-        if self.mask is not None: rows = rows[self.mask[i]]
-        check_finite(rows[None], self.source, i)
-        return rows
+        return _real(self, i)
 
     def block(self, start: int, stop: int) -> tuple[Tensor, Tensor]:  # (b, m, f) float32, (b, m) True where a region is real
         "Images `start` to `stop - 1` in one read, padding set to zero; raises ValueError where a real region is NaN or infinite."
-        rows = np.array(self.features[start:stop], dtype=np.float32)
-        real = np.ones(rows.shape[:2], bool) if self.mask is None else self.mask[start:stop].copy()
-        check_finite(rows, self.source, start, real)
-        rows[~real] = 0
-        return torch.from_numpy(rows), torch.from_numpy(real)
+        return _padded(self, start, stop)
 
     def encode(self, vocabulary: Vocabulary) -> tuple[ndarray, ndarray]:
         "What `encode_captions` gives for all captions, made once and remembered."
