@@ -21,19 +21,8 @@ from tqdm.auto import tqdm
 from ..data import ImageCaptions, Vocabulary, feature_digest, pad, unknown_share
 from ..encoders import Fragments
 from ..fast.scoring import check_fits, encode_all, encode_rows, evaluating, score_all
-from cmr.files import (
-    HOST,
-    FromFile,
-    check_room,
-    digest,
-    new_numbers,
-    parse_json,
-    printable,
-    read_tensors,
-    remove_partial_files,
-    tensor_bytes,
-    write_tensors,
-)
+from ..files import (HOST, FromFile, check_room, digest, new_numbers, parse_json, printable, read_tensors, remove_partial_files,
+                       tensor_bytes, write_tensors)
 from ..matcher import Matcher
 from ..recall import check_scores
 from ..similarity import l2_normalize
@@ -457,10 +446,7 @@ def near_ids(split: ImageCaptions, image: str) -> list[str]:
     if numbers: return sorted(numbers, key=lambda name: (abs(int(name[:30]) - int(image[:30])), name))[:3]
     return difflib.get_close_matches(image, split.ids, 3, 0.6)
 
-def image_row(
-    split: ImageCaptions,
-    image: str | int, # an id; or, as a number and not as text, a row
-) -> int:             # its row
+def image_row(split: ImageCaptions, image: str | int) -> int:  # image: an id; or, as a number and not as text, a row -> its row
     "Where an image stands in a split. ValueError where it has none of that id, or no such row."
     if isinstance(image, int):
         if 0 <= image < split.n_images: return image

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import singledispatch
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from .gallery import (OTHER, best, caption_blocks, check_search, data_digest, fi
 from ..shelf.baselines import DVSA
 
 # %% auto #0
-__all__ = ['MOST_PLACES', 'MOST_SENT', 'max_sim', 'vse_max_sim', 'dvsa_max_sim', 'Column', 'Row', 'Ask', 'came_back', 'Store',
+__all__ = ['Store', 'MOST_PLACES', 'MOST_SENT', 'max_sim', 'vse_max_sim', 'dvsa_max_sim', 'Column', 'Row', 'Ask', 'came_back',
            'imported', 'answering', 'client_columns', 'ClientStore', 'edge_columns', 'new_shard', 'EdgeStore',
            'store_at', 'Stored', 'stored', 'as_rows', 'placed', 'from_rows', 'maps_digest', 'describe_gallery',
            'write_maps', 'read_maps', 'prepare', 'send_missing', 'fill_qdrant', 'check_collection', 'known',
@@ -44,10 +44,7 @@ __all__ = ['MOST_PLACES', 'MOST_SENT', 'max_sim', 'vse_max_sim', 'dvsa_max_sim',
 
 # %% ../../nbs/search/qdrant.ipynb #q0000010
 @singledispatch
-def max_sim(
-    model: Matcher,
-    side: str,  # what the gallery holds
-) -> bool:
+def max_sim(model: Matcher, side: str) -> bool:  # side: what the gallery holds
     "Whether a query's score is the sum, over its fragments, of the best product with a row's: register a class for which it is."
     return False
 
@@ -90,21 +87,6 @@ def came_back(points: Iterable) -> list[Row]:
     "Rows, from points as either of Qdrant's libraries gives them."
     return [Row(p.id, p.payload or {}, p.vector or {}, getattr(p, "score", 0.)) for p in points]
 
-# %% ../../nbs/search/qdrant.ipynb #q0000036
-class Store(Protocol):
-    "What a gallery needs from the place where it is kept."
-    where: str
-    def exists(self) -> bool: ...
-    def create(self, columns: dict[str, Column], **settings) -> None: ...
-    def send(self, rows: list[Row]) -> None: ...
-    def get(self, numbers: list[int], wanted: Sequence[str] = ()) -> list[Row]: ...
-    def nearest(self, ask: Ask, wanted: Sequence[str] = (), first: Ask | None = None, exact: bool = False) -> list[Row]: ...
-    def count(self) -> int: ...
-    def other(self, stamp: str) -> Row | None: ...
-    def finish(self) -> None: ...
-    def drop(self) -> None: ...
-    def close(self) -> None: ...
-
 # %% ../../nbs/search/qdrant.ipynb #q0000015
 def imported(name: str):
     "A module of the extra. ImportError says what to install."
@@ -113,9 +95,7 @@ def imported(name: str):
 
 # %% ../../nbs/search/qdrant.ipynb #q0000103
 @contextmanager
-def answering(
-    where: str,  # the place, for the message
-) -> Iterator[None]:
+def answering(where: str) -> Iterator[None]:  # the place, for the message
     "ConnectionError where Qdrant does not answer, PermissionError where it wants a key, ValueError where it refuses: one line each."
     try: yield
     except Exception as problem:
@@ -226,6 +206,8 @@ class EdgeStore:
         if self.opened is not None: self.opened = self.opened.close()
 
 # %% ../../nbs/search/qdrant.ipynb #q0000020
+Store = ClientStore | EdgeStore  # what a gallery needs from the place where it is kept
+
 def store_at(
     where,            # a client; the URL of a server or cluster; or a folder for the embedded engine
     collection: str,  # its name there
