@@ -108,7 +108,7 @@ def tables(took: dict[str, float], about: str) -> str:
             f"Package:\n\n| `cmr/` | |\n|---|---|\n{rows}\n")
 
 
-SESSIONS = {1: "00 01 02", 2: "03 04 05", 3: "06 07", 4: "08 09", 5: "10 11 12", 6: "13"}  # and at home: what is left
+SESSIONS = {1: "00 01 02", 2: "03 04 05", 3: "06 07", 4: "08 09", 5: "10 11 12", 6: "13 16"}  # and at home: what is left
 
 
 def course_table(took: dict[str, float], about: str) -> str:
