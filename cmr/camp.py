@@ -5,6 +5,7 @@
 # %% ../nbs/12_camp.ipynb #d5aee27d
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -19,9 +20,9 @@ from .matcher import Matcher, register
 from .similarity import l2_normalize, wide
 
 # %% auto #0
-__all__ = ['ABLATIONS', 'VARIANT_FORMS', 'FORM', 'CHOICES', 'IDLE', 'EXCLUDED', 'branch_shares', 'FragmentPooling', 'Matching',
-           'pair_vectors', 'ablation', 'complete_form', 'form_modules', 'form_scores', 'form_loss', 'all_gates', 'CAMP',
-           'pair_gates', 'MeanGates', 'mean_gates', 'fragment_gates']
+__all__ = ['STEEP', 'ABLATIONS', 'VARIANT_FORMS', 'FORM', 'CHOICES', 'IDLE', 'EXCLUDED', 'branch_shares', 'FragmentPooling',
+           'begin_with_length', 'joined', 'Matching', 'pair_vectors', 'ablation', 'complete_form', 'form_modules',
+           'form_scores', 'form_loss', 'all_gates', 'CAMP', 'pair_gates', 'MeanGates', 'mean_gates', 'fragment_gates']
 
 # %% ../nbs/12_camp.ipynb #cf10fd80
 def branch_shares(
@@ -58,26 +59,51 @@ class FragmentPooling(nn.Module):
         "Fragments (..., k, d) and mask (..., k) to vectors (..., d) (Eq. 11)."
         return torch.einsum("...k,...kd->...d", self.weights(x, mask), x)
 
+# %% ../nbs/12_camp.ipynb #c08f267d
+STEEP = 10. # how fast the first logit rises with |v* + t*|; twice as much did no better
+
+@torch.no_grad()
+def begin_with_length(
+    first: nn.Linear, # of the MLP: from d, or 2d, to 2d
+    last: nn.Linear,  # from 2d to the logit
+    dim: int,         # d
+) -> None:
+    "Set both so that the logit is about STEEP (|v* + t*| - sqrt 2): 0 for unit vectors at a right angle."
+    W = nn.init.orthogonal_(torch.empty(dim, dim))      # |w x| over all rows w: about |x| sqrt(2 d / pi)
+    root = (STEEP / (2 * dim / math.pi) ** .5) ** .5
+    first.weight.copy_(root * torch.cat([W, -W]).repeat(1, first.in_features // dim))
+    last.weight.fill_(root); last.bias.fill_(-STEEP * 2 ** .5)
+
+# %% ../nbs/12_camp.ipynb #23f59284
+def joined(
+    v: Tensor, t: Tensor, # (..., d) each
+    join: str,            # "sum" (paper) or "concat" (released code)
+    unit: bool,           # bring both to length 1 first (released code)
+) -> Tensor:              # (..., d), or (..., 2d) for "concat"
+    "What the MLP of Eq. 13 is given."
+    if unit: v, t = l2_normalize(v), l2_normalize(t)
+    return v + t if join == "sum" else torch.cat(torch.broadcast_tensors(v, t), -1)
+
 # %% ../nbs/12_camp.ipynb #aa5d41dd
 class Matching(nn.Module):
     "From v* and t* to a score: two layers on their sum (CAMP Eq. 13 before its sigmoid), or their cosine."
     def __init__(self,
-        dim: int,           # d
-        kind: str = "mlp",  # "mlp", or "cosine" (Table 3, "joint embedding")
-        join: str = "sum",  # what the MLP is shown: "sum" (paper) or "concat" (released code)
+        dim: int, kind: str = "mlp", # d; "mlp", or "cosine" (Table 3, "joint embedding")
+        join: str = "sum",       # what the MLP is shown: "sum" (paper) or "concat" (released code)
+        unit: bool = False, by_length: bool = False, # unit vectors; `begin_with_length`, twice as wide
     ):
         super().__init__()
-        self.kind, self.join = kind, one_of("join", join, ("sum", "concat"))
+        self.kind, self.unit, self.join = kind, unit, one_of("join", join, ("sum", "concat"))
         if one_of("matching", kind, ("mlp", "cosine")) == "cosine": return   # nothing to learn
-        first, last = nn.Linear(2 * dim if join == "concat" else dim, dim), nn.Linear(dim, 1)
+        width = 2 * dim if by_length else dim
+        first, last = nn.Linear(2 * dim if join == "concat" else dim, width), nn.Linear(width, 1)
         self.layers = nn.Sequential(first, nn.ReLU(), last)
         for layer in (first, last): nn.init.xavier_uniform_(layer.weight); nn.init.zeros_(layer.bias)
-
+        if by_length: begin_with_length(first, last, dim)
     def forward(self, v: Tensor, t: Tensor) -> Tensor:
         "Vectors (..., d) of images and captions to logits or cosines (...); the axes broadcast."
         if self.kind == "cosine": return torch.einsum("...d,...d->...", l2_normalize(v), l2_normalize(t))
-        joined = v + t if self.join == "sum" else torch.cat(torch.broadcast_tensors(v, t), -1)
-        return self.layers(joined).squeeze(-1)
+        return self.layers(joined(v, t, self.join, self.unit)).squeeze(-1)
 
 # %% ../nbs/12_camp.ipynb #c896f4a1
 def pair_vectors(
@@ -115,19 +141,23 @@ VARIANT_FORMS: dict[str, dict[str, Any]] = {
     "paper": {"gates": "element", "fusion": "sum", "branches": 1},
     "released": {"gates": "scalar", "fusion": "concat", "branches": 4}}
 FORM = ("interaction", "attention", "hidden", "gates", "fusion", "residual", "pooling", "branches",
-        "matching", "objective", "output")   # the arguments of CAMP that say what it computes
+        "matching", "objective", "output", "normalise", "join", "start")
+# the arguments of CAMP that say what it computes, and from where it starts
 CHOICES = {"gates": (*GATES, False), "fusion": (*OPERATIONS, False), "pooling": ("attention", "mean"),
            "matching": ("mlp", "cosine"), "objective": ("bce", "bce-all", "ranking"),
-           "output": ("logit", "probability"), "variant": tuple(VARIANT_FORMS)}
+           "output": ("logit", "probability"), "variant": tuple(VARIANT_FORMS),
+           "normalise": ("fragments", "vectors", "both"), "join": ("sum", "concat"), "start": ("base",)}
 
 # %% ../nbs/12_camp.ipynb #1305f2b2
-IDLE = (("interaction", False, ("attention", "hidden", "gates", "fusion", "residual")),
+IDLE = (("interaction", False, ("attention", "hidden", "gates", "fusion", "residual", "join", "start")),
         ("fusion", False, ("gates", "residual")), ("attention", False, ("hidden",)),
+        ("matching", "cosine", ("join", "start")),
         ("pooling", "mean", ("branches",)))  # with the first two, the last have nothing to do
 EXCLUDED: tuple[dict[str, Any], ...] = (
     {"interaction": False, "matching": "mlp"}, {"matching": "cosine", "objective": "bce"},
     {"matching": "cosine", "objective": "bce-all"}, {"matching": "cosine", "output": "probability"},
-    {"variant": "released", "fusion": "product"})
+    {"variant": "released", "fusion": "product"}, {"matching": "cosine", "normalise": "vectors"},
+    {"start": "base", "normalise": None}, {"start": "base", "normalise": "fragments"})
 
 # %% ../nbs/12_camp.ipynb #6edaf66a
 def complete_form(
@@ -142,7 +172,8 @@ def complete_form(
                if form[key] == value and form[other] not in (None, True)]
     matching = form["matching"] or ("mlp" if form["interaction"] else "cosine")
     follows = {"matching": matching, "objective": "bce" if matching == "mlp" else "ranking"}
-    follows |= VARIANT_FORMS[form["variant"]]
+    concat = form["variant"] == "released" and form["fusion"] in (None, "concat")
+    follows |= {"join": "concat" if concat else "sum", **VARIANT_FORMS[form["variant"]]}
     form = {key: follows.get(key) if value is None else value for key, value in form.items()}
     for pair in clashes + [pair for pair in EXCLUDED if pair.items() <= form.items()]:
         why = " and ".join(f"{key}={value!r}" for key, value in pair.items())
@@ -161,11 +192,12 @@ def form_modules(
     if form["interaction"]:
         fusion = dim, form["gates"] or None, form["fusion"] or "sum", form["residual"], bool(form["fusion"])
         aggregation = MessageAggregation(dim, form["hidden"], form["attention"])
-        passing = aggregation, GatedFusion(*fusion), GatedFusion(*fusion)
+        gain = .1 if form["start"] else 1.
+        passing = aggregation, GatedFusion(*fusion, gain), GatedFusion(*fusion, gain)
     pooling = dim, form["branches"], form["pooling"] == "attention", deep
     pools = FragmentPooling(*pooling), FragmentPooling(*pooling)
-    join = "concat" if deep and form["fusion"] == "concat" else "sum"
-    return *passing, *pools, Matching(dim, form["matching"], join)
+    unit = form["normalise"] in ("vectors", "both")
+    return *passing, *pools, Matching(dim, form["matching"], form["join"], unit, bool(form["start"]))
 
 # %% ../nbs/12_camp.ipynb #406845a0
 def form_scores(form: dict[str, Any], logits: Tensor) -> Tensor:
@@ -195,10 +227,8 @@ class CAMP(Matcher):
     "Cross-modal adaptive message passing (Wang et al. 2019), with an argument for each row of its Table 3."
     warmup_steps, max_words = 450, 50 # hardest negatives alone teach fresh weights that nothing matches
     def __init__(self,
-        region_dim: int,                  # f: width of a region's feature
-        vocab_size: int,                  # words in the vocabulary
-        embed_dim: int = 1024,            # d: width of a fragment
-        word_dim: int = 300,              # width of a word embedding
+        region_dim: int, vocab_size: int, # f: width of a region's feature; words in the vocabulary
+        embed_dim: int = 1024, word_dim: int = 300, # d: width of a fragment; of a word embedding
         hidden: int | None = None,        # d_h, width of the projections in Eq. 1; None: d
         interaction: bool = True,         # False: the base model, each side pooled on its own
         attention: bool = True,           # False: average fragments as messages
@@ -212,11 +242,15 @@ class CAMP(Matcher):
         variant: str = "paper",           # "paper" or "released"
         output: str = "logit",            # what `score` gives: "logit", or "probability" (released code)
         bidirectional: bool = True,       # read captions both ways
+        normalise: str | None = None,     # not in the paper: "fragments", "vectors" or "both"
+        join: str | None = None,          # what the MLP reads: "sum" or "concat"; None: the variant's
+        start: str | None = None,         # not in the paper: "base" begins about as the base model
     ):
         super().__init__()
         self.form, self.variant = complete_form(locals()), variant
-        self.image_encoder = RegionEncoder(region_dim, embed_dim, False)
-        self.text_encoder = WordEncoder(vocab_size, embed_dim, word_dim, False, bidirectional)
+        scale = normalise in ("fragments", "both") and "layer"
+        self.image_encoder = RegionEncoder(region_dim, embed_dim, scale)
+        self.text_encoder = WordEncoder(vocab_size, embed_dim, word_dim, scale, bidirectional)
         (self.aggregation, self.fuse_regions, self.fuse_words,
          self.pool_regions, self.pool_words, self.matching) = form_modules(embed_dim, self.form, variant)
     gated = property(lambda self: all(self.form[key] for key in ("interaction", "gates", "fusion")))

@@ -11,13 +11,13 @@ from numbers import Integral
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import layer_norm, pad
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from .similarity import l2_normalize
 
 # %% auto #0
-__all__ = ['Fragments', 'check_features', 'RegionEncoder', 'check_tokens', 'WordEncoder']
+__all__ = ['Fragments', 'check_features', 'scaled', 'RegionEncoder', 'check_tokens', 'WordEncoder']
 
 # %% ../nbs/04_encoders.ipynb #55029bb6
 @dataclass(eq=False)
@@ -79,6 +79,15 @@ def check_features(
         if images: raise ValueError(f"{problem} image(s) {images} of this batch: "
                                     "repair the features or their mask, or drop the image")
 
+# %% ../nbs/04_encoders.ipynb #4eef7569
+def scaled(
+    x: Tensor,       # (..., d) fragments
+    how: bool | str, # True: to length 1; "layer": to mean 0 and variance 1; False: not at all
+) -> Tensor:
+    "Fragments on one scale; a zero stays a zero. \"layer\" is LayerNorm without weights."
+    if how == "layer": return layer_norm(x, x.shape[-1:])
+    return l2_normalize(x) if how else x
+
 # %% ../nbs/04_encoders.ipynb #61484702
 class RegionEncoder(nn.Module):
     "v_i = W_v f_i + b_v, then L2-normalised (IMRAM Eq. 1; CAMP Eq. 15 with `normalise=False`)."
@@ -89,7 +98,7 @@ class RegionEncoder(nn.Module):
         self,
         region_dim: int,        # f, width of a region feature (2048 for bottom-up attention)
         embed_dim: int,         # d, width of a fragment
-        normalise: bool = True, # scale every fragment to length one
+        normalise: bool | str = True, # scale a fragment to length one; or as `scaled` has it
     ):
         super().__init__()
         self.region_dim, self.normalise = region_dim, normalise
@@ -104,8 +113,7 @@ class RegionEncoder(nn.Module):
         check_features(features, mask, self.region_dim)
         absent = ~mask[:, :, None]
         x = (features.to(self.scale.dtype) - self.shift) / self.scale
-        v = self.project(x.masked_fill(absent, 0))
-        if self.normalise: v = l2_normalize(v)
+        v = scaled(self.project(x.masked_fill(absent, 0)), self.normalise)
         return Fragments(v.masked_fill(absent, 0), mask)
 
     def standardise(self, mean: Tensor, std: Tensor) -> None:
@@ -147,7 +155,7 @@ class WordEncoder(nn.Module):
         vocab_size: int,            # number of words, <pad> and the other marks included
         embed_dim: int,             # d, width of a fragment: the GRU's hidden size
         word_dim: int = 300,        # width of a word embedding
-        normalise: bool = True,     # scale every fragment to length one
+        normalise: bool | str = True, # scale a fragment to length one; or as `scaled` has it
         bidirectional: bool = True, # False: the forward reader alone
     ):
         super().__init__()
@@ -169,4 +177,4 @@ class WordEncoder(nn.Module):
     def forward(self, tokens: Tensor, lengths: Tensor) -> Fragments:
         "Word ids (B, n), lengths (B,) to (B, n, d), zero beyond a length (Eq. 2). Raises as `check_tokens`."
         words, _ = self.states(tokens, lengths)
-        return Fragments(l2_normalize(words.values), words.mask) if self.normalise else words
+        return Fragments(scaled(words.values, self.normalise), words.mask)

@@ -59,6 +59,7 @@ class GatedFusion(nn.Module):
         operation: str = "sum",        # "sum" (paper), "concat" (released code) or "product"
         residual: bool = True,         # False: Table 3, "fusion w/o residual"
         fuse: bool = True,             # False: hand the message on as it is (Table 3, "w/o fusion")
+        start: float = 1.0,            # what F's first weights are multiplied by
     ):
         super().__init__()
         gate(torch.zeros(1), torch.zeros(1), gates)                   # refuses what it doesn't know
@@ -66,7 +67,7 @@ class GatedFusion(nn.Module):
         self.operation = one_of("operation", operation, OPERATIONS)
         if not fuse: return                                           # nothing to learn
         self.linear = nn.Linear(2 * dim if operation == "concat" else dim, dim)
-        nn.init.xavier_uniform_(self.linear.weight); nn.init.zeros_(self.linear.bias)
+        nn.init.xavier_uniform_(self.linear.weight, start); nn.init.zeros_(self.linear.bias)
 
     def gates(self, x: Tensor, message: Tensor) -> Tensor:
         "How far each fragment opens: (..., d), (..., 1) or a single 1 (Eq. 5 and 7)."

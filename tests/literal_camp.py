@@ -66,9 +66,10 @@ def pooled(F, branches):
     return mean(found)
 
 
-def matching_logit(v, t, p):
-    "Eq. 13 before its sigmoid: two layers on v* + t*."
-    hidden = torch.clamp(affine(p["0.weight"], p["0.bias"], v + t), min=0)
+def matching_logit(v, t, p, join="sum", unit=False):
+    "Eq. 13 before its sigmoid: two layers on v* + t*; or on the two side by side; or of vectors of length 1."
+    if unit: v, t = v / torch.sqrt(dot(v, v)), t / torch.sqrt(dot(t, t))
+    hidden = torch.clamp(affine(p["0.weight"], p["0.bias"], torch.cat([v, t]) if join == "concat" else v + t), min=0)
     return affine(p["2.weight"], p["2.bias"], hidden)[0]
 
 
@@ -83,10 +84,11 @@ def hardest_bce(m):
 
 def camp_pair(V, T, p, **options):
     "Eq. 1-13 for one pair: the logit. p maps part to parameters: aggregation, image, text (F), image_pool, text_pool (lists of w), match."
+    reading = {key: options.pop(key) for key in ("join", "unit") if key in options}
     to_words, to_regions, _, _ = messages(V, T, p["aggregation"], options.pop("attention", True))
     V = [fused(v, message, p["image"], **options) for v, message in zip(V, to_regions)]
     T = [fused(t, message, p["text"], **options) for t, message in zip(T, to_words)]
-    return matching_logit(pooled(V, p["image_pool"]), pooled(T, p["text_pool"]), p["match"])
+    return matching_logit(pooled(V, p["image_pool"]), pooled(T, p["text_pool"]), p["match"], **reading)
 
 
 def camp(images, captions, p, **options):

@@ -16,6 +16,30 @@ def triplet(scores, margin, negatives, same_image=None):
     return total
 
 
+def rivals(scores, b, same_image):
+    "The other captions of row b, and the other images of column b."
+    others = [k for k in range(len(scores)) if k != b]
+    return [scores[b][k] for k in others if not same_image[b][k]], [scores[k][b] for k in others if not same_image[k][b]]
+
+
+def soft_bce(logits, sharpness, same_image):
+    "Eq. 14 with the mean of -log(1 - m) over all rivals, weighted by exp(sharpness * logit)."
+    z, total = logits.tolist(), 0.0
+    for b in range(len(z)):
+        total += 2 * math.log(1 + math.exp(-z[b][b]))
+        for line in rivals(z, b, same_image):
+            powers = [math.exp(sharpness * r) for r in line]
+            total += sum(p / sum(powers) * math.log(1 + math.exp(r)) for p, r in zip(powers, line))
+    return total
+
+
+def info_nce(scores, temperature, same_image):
+    "-log of the right one's share of the row, and of the column."
+    s = (scores / temperature).tolist()
+    return sum(-math.log(math.exp(s[b][b]) / (math.exp(s[b][b]) + sum(map(math.exp, line))))
+               for b in range(len(s)) for line in rivals(s, b, same_image))
+
+
 def matching_bce(logits, negatives, same_image):
     "CAMP Eq. 14 with its minus sign, in probabilities; `same_image` a nested list of bools."
     m, batch, total = logits.sigmoid().tolist(), range(len(logits)), 0.0

@@ -1,6 +1,7 @@
 "CAMP against a literal reading of Eq. 1-14 and of the released code's computation, float64."
 
 import itertools
+import json
 
 import literal_camp as literal
 import pytest
@@ -11,6 +12,7 @@ from cmr.camp import (
     ABLATIONS,
     CAMP,
     FORM,
+    STEEP,
     FragmentPooling,
     Matching,
     ablation,
@@ -34,12 +36,16 @@ from cmr.saving import load, save
 PARTS = {"aggregation": "aggregation", "image": "fuse_regions", "text": "fuse_words"}
 FORMS = [dict(gates=g, fusion=f, residual=r, attention=a)
          for g, f, r, a in itertools.product(("element", "scalar", False), ("sum", "concat", "product"), (True, False), (True, False))]
+FORMS += [dict(normalise="vectors"), dict(join="concat"), dict(normalise="both", start="base"), dict(normalise="both", start="base", join="concat"),
+          dict(gates="scalar", fusion="concat", normalise="vectors", join="concat", branches=2)]
 FORMS += [dict(branches=3), dict(gates="scalar", branches=2, hidden=5), dict(fusion=False), dict(fusion=False, attention=False, branches=2)]
 EVERY = {**{name: dict(form) for name, form in ABLATIONS.items()}, "released": dict(variant="released"),
          "released sum": dict(variant="released", fusion="sum", branches=2), "released attention": dict(variant="released", fusion=False, matching="cosine"),
          "scalar": dict(gates="scalar", branches=3, hidden=5), "scalar product": dict(gates="scalar", fusion="product"),
          "scalar, mean": dict(gates="scalar", pooling="mean", residual=False), "open concat": dict(gates=False, fusion="concat"),
-         "no fusion, mean": dict(fusion=False, pooling="mean")}
+         "no fusion, mean": dict(fusion=False, pooling="mean"), "unit": dict(normalise="vectors"), "layer": dict(normalise="fragments"),
+         "side by side": dict(normalise="both", join="concat"), "from the base model": dict(normalise="both", start="base"),
+         "all, scalar": dict(normalise="both", start="base", join="concat", gates="scalar"), "layer base": dict(normalise="fragments", interaction=False)}
 
 
 def built(seed=1, d=6, **form):
@@ -71,7 +77,7 @@ def parameters(model):
 def literal_options(form):
     fuse = form.get("fusion") is not False
     return dict(attention=form.get("attention", True), gates=form.get("gates", "element") or None, operation=form.get("fusion", "sum") or "sum",
-                residual=form.get("residual", True), fuse=fuse)
+                residual=form.get("residual", True), fuse=fuse, join=form.get("join", "sum"), unit=form.get("normalise") in ("vectors", "both"))
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda f: "-".join(map(str, f.values())))
@@ -87,7 +93,8 @@ def test_scores_are_the_equations(form):
         for engine in (False, True): assert same(scores_of(likely, images, captions, engine), expected.sigmoid())
 
 
-@pytest.mark.parametrize("form", [{}, dict(gates="scalar", fusion="concat", branches=2)], ids=["paper", "scalar concat"])
+@pytest.mark.parametrize("form", [{}, dict(gates="scalar", fusion="concat", branches=2), dict(normalise="both", start="base", join="concat")],
+                         ids=["paper", "scalar concat", "departures"])
 def test_gradients_are_the_literals(form):
     model, (images, captions, V, T) = built(d=4, **form), sides(m=3, n=3, d=4)
     images.values.requires_grad_(); captions.values.requires_grad_()
@@ -120,7 +127,7 @@ def test_engine_and_plain_form_agree(name):
     assert found[0][0].std() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["full", "scalar", "released", "no-fusion", "no-attention"])
+@pytest.mark.parametrize("name", ["full", "scalar", "released", "no-fusion", "no-attention", "layer", "from the base model", "all, scalar"])
 def test_loss_and_gradient_from_tokens(name):
     model = built(**EVERY[name])
     torch.manual_seed(2)
@@ -135,7 +142,7 @@ def test_loss_and_gradient_from_tokens(name):
     for a, b in zip(*found): assert same(a, b)
 
 
-@pytest.mark.parametrize("name", ["full", "released", "no-residual", "mean-pooling", "joint-embedding", "base"])
+@pytest.mark.parametrize("name", ["full", "released", "no-residual", "mean-pooling", "joint-embedding", "base", "side by side", "from the base model"])
 def test_gradcheck(name):
     model, (images, captions, _, _) = built(d=3, **EVERY[name]), sides(I=2, C=2, m=2, n=3, d=3)
 
@@ -259,7 +266,7 @@ def test_unknown_choices_are_named(wrong, said):
 def test_defaults_are_the_papers():
     form = CAMP(3, 9, 4, 4).form
     assert form == dict(interaction=True, attention=True, hidden=None, gates="element", fusion="sum", residual=True, pooling="attention", branches=1,
-                        matching="mlp", objective="bce", output="logit")
+                        matching="mlp", objective="bce", output="logit", normalise=None, join="sum", start=None)
     model = CAMP(3, 9)
     assert model.image_encoder.project.out_features == 1024 and model.text_encoder.embed.embedding_dim == 300
     assert not model.image_encoder.normalise and not model.text_encoder.normalise
@@ -282,6 +289,51 @@ def test_weights_are_drawn_in_the_order_of_their_names():
             for a, b in zip(part.parameters(), again.parameters()): assert torch.equal(a, b)
     names = [name.partition(".")[0] for name, _ in model.named_parameters()]
     assert list(dict.fromkeys(names)) == ["image_encoder", "text_encoder", "aggregation", "fuse_regions", "fuse_words", "pool_regions", "pool_words", "matching"]
+
+
+# What departs from the paper, and how it starts
+
+def test_fragments_that_are_normalised_have_mean_0_and_variance_1():
+    plain, model = built(), built(normalise="fragments")
+    torch.manual_seed(2)
+    features, lengths, tokens = torch.randn(3, 5, 3).double(), torch.tensor([4, 2, 7]), torch.randint(4, 9, (3, 7))
+    mask = torch.arange(5) < torch.tensor([[5], [3], [1]])
+    for old, new in ((plain.encode_images(features, mask), model.encode_images(features, mask)),
+                     (plain.encode_captions(tokens, lengths), model.encode_captions(tokens, lengths))):
+        assert torch.equal(old.mask, new.mask) and (new.values[~new.mask] == 0).all()
+        for x, y in zip(old.values[old.mask], new.values[new.mask]):
+            mean = sum(x) / len(x)
+            root = torch.sqrt(sum((number - mean) ** 2 for number in x) / len(x) + 1e-5)
+            assert same(y, torch.stack([(number - mean) / root for number in x]))
+    assert set(plain.state_dict()) == set(model.state_dict())  # LayerNorm has no weights here
+
+
+@pytest.mark.parametrize("join", ["sum", "concat"])
+def test_the_logit_begins_with_the_length_of_the_sum(join):
+    torch.manual_seed(0)
+    match = Matching(64, join=join, unit=True, by_length=True).double()
+    v, t = torch.nn.functional.normalize(torch.randn(2, 2000, 64).double(), dim=-1)
+    t = t + 3 * torch.rand(2000, 1).double() * v
+    length = (v + torch.nn.functional.normalize(t, dim=-1)).norm(dim=-1)
+    off = match(v, t) - STEEP * (length - 2 ** .5)
+    assert off.std() < 1 and abs(off.mean()) < .1 * STEEP and match(v, t).std() > 1
+    assert same(match(v, 5 * t), match(v, t), 1e-9)
+
+
+def test_from_the_base_model_F_begins_small():
+    first, other = built(), built(normalise="both", start="base")
+    for name in ("fuse_regions", "fuse_words"):
+        most = [getattr(model, name).linear.weight.abs().max() for model in (first, other)]
+        assert most[1] < .11 * (6 / 12) ** .5 and most[0] > .5 * (6 / 12) ** .5
+
+
+def test_a_config_from_before_the_options_loads(tmp_path):
+    model = CAMP(3, 9, 6, 4)
+    for key in ("normalise", "join", "start"): del model._hub_mixin_config[key]
+    save(model, Vocabulary([*"abcde"]), tmp_path)
+    assert "start" not in json.loads((tmp_path / "config.json").read_text())
+    again, _ = load(tmp_path)
+    assert again.form == model.form and all(torch.equal(p, again.state_dict()[name]) for name, p in model.state_dict().items())
 
 
 # The loss
