@@ -21,7 +21,7 @@ setup(
     license=cfg["license"],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=["cmr", "cmr.*"]),
-    package_data={"cmr": ["weights/*.safetensors", "py.typed"]},
+    package_data={"cmr": ["weights/*.safetensors", "training/papers.json", "py.typed"]},
     install_requires=cfg["requirements"].split(),
     extras_require={"course": cfg["course_requirements"].split(), "dev": cfg["dev_requirements"].split(),
                     "search": cfg["search_requirements"].split(), "qdrant": cfg["qdrant_requirements"].split(),

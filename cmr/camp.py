@@ -21,8 +21,8 @@ from .similarity import l2_normalize, wide
 
 # %% auto #0
 __all__ = ['STEEP', 'ABLATIONS', 'VARIANT_FORMS', 'FORM', 'CHOICES', 'IDLE', 'EXCLUDED', 'branch_shares', 'FragmentPooling',
-           'begin_with_length', 'joined', 'Matching', 'pair_vectors', 'ablation', 'complete_form', 'form_modules',
-           'form_scores', 'form_loss', 'all_gates', 'CAMP', 'pair_gates', 'MeanGates', 'mean_gates', 'fragment_gates']
+           'begin_with_length', 'Matching', 'pair_vectors', 'ablation', 'complete_form', 'form_modules', 'form_scores',
+           'form_loss', 'all_gates', 'CAMP', 'pair_gates', 'MeanGates', 'mean_gates', 'fragment_gates']
 
 # %% ../nbs/12_camp.ipynb #cf10fd80
 def branch_shares(
@@ -74,36 +74,26 @@ def begin_with_length(
     first.weight.copy_(root * torch.cat([W, -W]).repeat(1, first.in_features // dim))
     last.weight.fill_(root); last.bias.fill_(-STEEP * 2 ** .5)
 
-# %% ../nbs/12_camp.ipynb #23f59284
-def joined(
-    v: Tensor, t: Tensor, # (..., d) each
-    join: str,            # "sum" (paper) or "concat" (released code)
-    unit: bool,           # bring both to length 1 first (released code)
-) -> Tensor:              # (..., d), or (..., 2d) for "concat"
-    "What the MLP of Eq. 13 is given."
-    if unit: v, t = l2_normalize(v), l2_normalize(t)
-    return v + t if join == "sum" else torch.cat(torch.broadcast_tensors(v, t), -1)
-
 # %% ../nbs/12_camp.ipynb #aa5d41dd
 class Matching(nn.Module):
     "From v* and t* to a score: two layers on their sum (CAMP Eq. 13 before its sigmoid), or their cosine."
-    def __init__(self,
-        dim: int, kind: str = "mlp", # d; "mlp", or "cosine" (Table 3, "joint embedding")
-        join: str = "sum",       # what the MLP is shown: "sum" (paper) or "concat" (released code)
-        unit: bool = False, by_length: bool = False, # unit vectors; `begin_with_length`, twice as wide
+    def __init__(self, dim: int, kind: str = "mlp", # d; "mlp", or "cosine" (Table 3, "joint embedding")
+        join: str = "sum", unit: bool = False, by_length: bool = False, # what the MLP reads, and how it begins
     ):
         super().__init__()
         self.kind, self.unit, self.join = kind, unit, one_of("join", join, ("sum", "concat"))
         if one_of("matching", kind, ("mlp", "cosine")) == "cosine": return   # nothing to learn
-        width = 2 * dim if by_length else dim
-        first, last = nn.Linear(2 * dim if join == "concat" else dim, width), nn.Linear(width, 1)
+        width = dim * (1 + by_length)
+        first, last = nn.Linear(dim * (1 + (join == "concat")), width), nn.Linear(width, 1)
         self.layers = nn.Sequential(first, nn.ReLU(), last)
         for layer in (first, last): nn.init.xavier_uniform_(layer.weight); nn.init.zeros_(layer.bias)
         if by_length: begin_with_length(first, last, dim)
     def forward(self, v: Tensor, t: Tensor) -> Tensor:
         "Vectors (..., d) of images and captions to logits or cosines (...); the axes broadcast."
         if self.kind == "cosine": return torch.einsum("...d,...d->...", l2_normalize(v), l2_normalize(t))
-        return self.layers(joined(v, t, self.join, self.unit)).squeeze(-1)
+        if self.unit: v, t = l2_normalize(v), l2_normalize(t)
+        if self.join == "sum": return self.layers(v + t).squeeze(-1)
+        return self.layers(torch.cat(torch.broadcast_tensors(v, t), -1)).squeeze(-1)
 
 # %% ../nbs/12_camp.ipynb #c896f4a1
 def pair_vectors(

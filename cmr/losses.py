@@ -16,7 +16,7 @@ from .similarity import wide
 
 # %% auto #0
 __all__ = ['LOSSES', 'positives', 'check_negatives', 'triplet', 'Loss', 'register_loss', 'Triplet', 'matching_bce', 'MatchingBCE',
-           'SoftBCE', 'InfoNCE', 'make_loss']
+           'InfoNCE', 'make_loss']
 
 # %% ../nbs/06_losses.ipynb #5814b5af
 def positives(
@@ -141,20 +141,6 @@ class MatchingBCE(Loss):
     def __call__(self, scores, same_image=None): return matching_bce(scores, self.negatives, same_image)
     def warm_up(self, scores, same_image=None): return matching_bce(scores, "all", same_image)
     def standstill(self, batch_size): return 4 * math.log(2) # each of the four probabilities is one half
-
-# %% ../nbs/06_losses.ipynb #d43504c4
-@register_loss("soft_bce")
-@dataclass(frozen=True)
-class SoftBCE(Loss):
-    "Eq. 14 with the mean of all rivals, weighted by a softmax of logits: the surer the model, the harder."
-    sharpness: float = 1.0 # 0: all rivals alike; the larger, the more the hardest counts
-    def __call__(self, scores, same_image=None):
-        same, z = positives(scores, same_image), wide(scores)
-        wrong, sharp = softplus(z), (self.sharpness * z.detach()).masked_fill(same, -torch.inf)
-        rivals = sum((sharp.softmax(axis).nan_to_num() * wrong).sum() for axis in (0, 1))
-        return 2 * softplus(-z.diag()).sum() + rivals
-    def warm_up(self, scores, same_image=None): return matching_bce(scores, "all", same_image)
-    def standstill(self, batch_size): return 4 * math.log(2)
 
 # %% ../nbs/06_losses.ipynb #3b7ec8ca
 @register_loss("info_nce")

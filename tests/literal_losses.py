@@ -22,17 +22,6 @@ def rivals(scores, b, same_image):
     return [scores[b][k] for k in others if not same_image[b][k]], [scores[k][b] for k in others if not same_image[k][b]]
 
 
-def soft_bce(logits, sharpness, same_image):
-    "Eq. 14 with the mean of -log(1 - m) over all rivals, weighted by exp(sharpness * logit)."
-    z, total = logits.tolist(), 0.0
-    for b in range(len(z)):
-        total += 2 * math.log(1 + math.exp(-z[b][b]))
-        for line in rivals(z, b, same_image):
-            powers = [math.exp(sharpness * r) for r in line]
-            total += sum(p / sum(powers) * math.log(1 + math.exp(r)) for p, r in zip(powers, line))
-    return total
-
-
 def info_nce(scores, temperature, same_image):
     "-log of the right one's share of the row, and of the column."
     s = (scores / temperature).tolist()

@@ -15,7 +15,6 @@ from cmr.losses import (
     InfoNCE,
     Loss,
     MatchingBCE,
-    SoftBCE,
     Triplet,
     check_negatives,
     make_loss,
@@ -290,36 +289,18 @@ def test_settings_that_are_refused():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_soft_bce_and_info_nce_literally(seed):
+def test_info_nce_literally(seed):
     z, same = 4 * random(6, seed) - 2, shared(6, 4, seed)
-    for k in (0, .7, 3): assert SoftBCE(k)(z, same).item() == pytest.approx(literal.soft_bce(z, k, same.tolist()), rel=1e-10)
     for t in (.1, 1, 2): assert InfoNCE(t)(z, same).item() == pytest.approx(literal.info_nce(z, t, same.tolist()), rel=1e-10)
 
 
-def test_soft_bce_lies_between_all_rivals_and_the_hardest():
-    z, same = 4 * random(6, 0) - 2, shared(6, 4, 0)
-    values = [SoftBCE(k)(z, same).item() for k in (0, 1, 4, 1e4)]
-    assert values == sorted(values) and values[0] == pytest.approx(matching_bce(z, "all", same).item())
-    assert values[-1] == pytest.approx(matching_bce(z, "hardest", same).item())
-    assert SoftBCE().warm_up(z, same) == matching_bce(z, "all", same)
-
-
-@pytest.mark.parametrize("loss", [SoftBCE(0.), InfoNCE(.5)], ids=str)
-def test_gradients_of_soft_losses(loss):
+def test_gradients_of_info_nce():
     same = shared(5, 3, 1)
-    assert gradcheck(lambda z: loss(z, same), (random(5, 1).requires_grad_(),))
+    assert gradcheck(lambda z: InfoNCE(.5)(z, same), (random(5, 1).requires_grad_(),))
 
 
-def test_the_weights_of_soft_bce_are_no_path_for_the_gradient():
-    z = (4 * random(5, 2) - 2).requires_grad_()
-    slope, = torch.autograd.grad(SoftBCE(2.)(z), z)
-    fixed = (2 * z.detach()).masked_fill(torch.eye(5, dtype=torch.bool), -torch.inf)
-    expected = z.detach().sigmoid() * (fixed.softmax(0) + fixed.softmax(1)) - 2 * torch.diag((-z.detach().diag()).sigmoid())
-    assert torch.allclose(slope, expected, atol=1e-12)
-
-
-@pytest.mark.parametrize("loss", [SoftBCE(2.), InfoNCE()], ids=str)
-def test_soft_losses_without_rivals_in_a_row_and_with_huge_scores(loss):
+def test_info_nce_without_rivals_in_a_row_and_with_huge_scores():
+    loss = InfoNCE()
     same = torch.eye(3, dtype=torch.bool)
     same[0] = same[:, 0] = True
     z = (1e3 * random(3, 3)).requires_grad_()
@@ -329,8 +310,7 @@ def test_soft_losses_without_rivals_in_a_row_and_with_huge_scores(loss):
     with pytest.raises(ValueError, match="no negatives"): loss(z, torch.ones(3, 3, dtype=torch.bool))
 
 
-def test_standstills_of_soft_losses():
-    assert SoftBCE(3.).standstill(7) == pytest.approx(4 * math.log(2)) == pytest.approx(SoftBCE(3.)(torch.zeros(7, 7)).item() / 7)
+def test_standstill_of_info_nce():
     assert InfoNCE(.3).standstill(7) == pytest.approx(2 * math.log(7))
 
 

@@ -107,7 +107,7 @@ def mean_camp_gates(model: CAMP, images: Fragments, captions: Fragments, image_o
     if not model.gated or len(images) < 2: return {}
     return {f"gate_{kind}": value for kind, value in mean_gates(model, images, captions, image_of_caption)._asdict().items()}
 
-# %% ../../nbs/training/loop.ipynb #36d25e5c
+# %% ../../nbs/training/loop.ipynb #afb1b6f3
 def hit_rate(
     scores: Tensor,                   # (B, B) pair b on the diagonal
     same_image: Tensor | None = None, # (B, B) as for a loss

@@ -56,13 +56,4 @@ WRONG = {
         "def sample_r1(found, captions, drawn): return 100 * found[drawn].sum() / captions.sum()",
         # a share, not percent
         "def sample_r1(found, captions, drawn): return found[drawn].sum() / captions[drawn].sum()"],
-    "p_by_coins": [
-        # one side only
-        "def p_by_coins(each, coins): return (1 + (coins @ each >= each.sum()).sum()) / (1 + len(coins))",
-        # as far is not far enough
-        "def p_by_coins(each, coins): return (1 + (np.abs(coins @ each) > abs(each.sum())).sum()) / (1 + len(coins))",
-        # what was seen is left out: p may be 0
-        "def p_by_coins(each, coins): return (np.abs(coins @ each) >= abs(each.sum())).mean()",
-        # each picture's size is lost
-        "def p_by_coins(each, coins): return (1 + (np.abs(coins @ np.sign(each)) >= abs(np.sign(each).sum())).sum()) / (1 + len(coins))"],
 }
