@@ -78,20 +78,19 @@ def begin_with_length(
 class Matching(nn.Module):
     "From v* and t* to a score: two layers on their sum (CAMP Eq. 13 before its sigmoid), or their cosine."
     def __init__(self, dim: int, kind: str = "mlp", # d; "mlp", or "cosine" (Table 3, "joint embedding")
-        join: str = "sum", unit: bool = False, by_length: bool = False, # what the MLP reads, and how it begins
+        join: str = "sum", unit: bool = False, by_length: bool = False, # what the MLP reads; its start
     ):
         super().__init__()
         self.kind, self.unit, self.join = kind, unit, one_of("join", join, ("sum", "concat"))
         if one_of("matching", kind, ("mlp", "cosine")) == "cosine": return   # nothing to learn
-        width = dim * (1 + by_length)
-        first, last = nn.Linear(dim * (1 + (join == "concat")), width), nn.Linear(width, 1)
-        self.layers = nn.Sequential(first, nn.ReLU(), last)
+        first = nn.Linear(dim * (1 + (join == "concat")), dim * (1 + by_length))
+        self.layers = nn.Sequential(first, nn.ReLU(), last := nn.Linear(first.out_features, 1))
         for layer in (first, last): nn.init.xavier_uniform_(layer.weight); nn.init.zeros_(layer.bias)
         if by_length: begin_with_length(first, last, dim)
     def forward(self, v: Tensor, t: Tensor) -> Tensor:
         "Vectors (..., d) of images and captions to logits or cosines (...); the axes broadcast."
-        if self.kind == "cosine": return torch.einsum("...d,...d->...", l2_normalize(v), l2_normalize(t))
-        if self.unit: v, t = l2_normalize(v), l2_normalize(t)
+        if self.unit or self.kind == "cosine": v, t = l2_normalize(v), l2_normalize(t)
+        if self.kind == "cosine": return torch.einsum("...d,...d->...", v, t)
         if self.join == "sum": return self.layers(v + t).squeeze(-1)
         return self.layers(torch.cat(torch.broadcast_tensors(v, t), -1)).squeeze(-1)
 
