@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cmr.cli.app import Device, Imports, PathOption, Seeds, Settings, app, import_own, plain_errors, read_seeds, read_settings
+from cmr.cli.app import Device, Imports, PathOption, Seeds, Settings, app, read_seeds, read_settings
 from cmr.cli.data import pick_data
 from cmr.cli.train import pick_recipe, with_options
 
@@ -57,12 +57,10 @@ def compare_command(
 
     The same command goes on after a stop. A setting (--set) goes to each model that has it.
     """
-    with plain_errors():
-        import_own(imports)
-        from cmr.training import compare
-        data = pick_data(data)
-        base = with_options(pick_recipe(recipe, data, device), {"epochs": epochs}, {"embed_dim": embed_dim})
-        run_table(compare.models(models or [], base, read_settings(settings)), data, out, seeds, split, device)
+    from cmr.training import compare
+    data = pick_data(data)
+    base = with_options(pick_recipe(recipe, data, device), {"epochs": epochs}, {"embed_dim": embed_dim})
+    run_table(compare.models(models or [], base, read_settings(settings)), data, out, seeds, split, device)
 
 
 @app.command("ablate")
@@ -94,10 +92,8 @@ def ablate_command(
     Rows: full, base, no-attention, no-fusion, no-gates, no-residual, mean-pooling, concat,
     product, joint-embedding, mlp-ranking, bce-all. The same command goes on after a stop.
     """
-    with plain_errors():
-        import_own(imports)
-        from cmr.training import compare, for_model
-        if model.lower() != "camp": raise ValueError(f"no ablations of {model!r}: there are some of camp")
-        data = pick_data(data)
-        base = with_options(for_model(pick_recipe(recipe, data, device, "camp"), "camp"), {"epochs": epochs}, {"embed_dim": embed_dim})
-        run_table(compare.ablations(rows or [], base, read_settings(settings)), data, out, seeds, split, device)
+    from cmr.training import compare, for_model
+    if model.lower() != "camp": raise ValueError(f"no ablations of {model!r}: there are some of camp")
+    data = pick_data(data)
+    base = with_options(for_model(pick_recipe(recipe, data, device, "camp"), "camp"), {"epochs": epochs}, {"embed_dim": embed_dim})
+    run_table(compare.ablations(rows or [], base, read_settings(settings)), data, out, seeds, split, device)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cmr.cli.app import Device, PathOption, Seeds, Settings, app, plain_errors, read_seeds, read_settings
+from cmr.cli.app import Device, PathOption, Seeds, Settings, app, read_seeds, read_settings
 from cmr.cli.compare import AnyRecipe, Data, Epochs
 from cmr.cli.data import pick_data
 from cmr.cli.train import pick_recipe, with_options
@@ -40,20 +40,19 @@ def reproduce_command(
 
     What is kept is not trained again, tables share their rows, and the same command goes on after a stop.
     """
-    with plain_errors():
-        from cmr.training import make_accelerator
-        from cmr.training import reproduce as made
-        from cmr.training.loop import Stopped
-        if not (table or write): raise ValueError(f"name a table ({', '.join(made.TABLES)}), or a page (--write docs/results.md)")
-        if table:
-            made.find_table(table)  # an unknown one is refused before data is drawn
-            data = pick_data(data)
-            base = with_options(pick_recipe(recipe, data, device, table.split("-")[0]), {"epochs": epochs}, {})
-            said = [*(["--epochs", epochs] if epochs else []), *(["--recipe", recipe] if recipe else []),
-                    *(word for pair in settings or [] for word in ("--set", pair))]
-            command = shlex.join(map(str, ["cmr", "reproduce", table, "--data", data.resolve().name, *said]))
-            try: made.reproduce(table, data, read_seeds(seeds), base, out, runs, read_settings(settings), command,
-                                device=make_accelerator(device).device.type)
-            except Stopped as stop: raise Stopped(f"{stop}: {shlex.join(['cmr', *sys.argv[1:]])}", stop.number) from stop
-            typer.echo(made.one_table(table, out / data.resolve().name, write or out / "table.md"))
-        if write: made.write_section(out, write)
+    from cmr.training import make_accelerator
+    from cmr.training import reproduce as made
+    from cmr.training.loop import Stopped
+    if not (table or write): raise ValueError(f"name a table ({', '.join(made.TABLES)}), or a page (--write docs/results.md)")
+    if table:
+        made.find_table(table)  # an unknown one is refused before data is drawn
+        data = pick_data(data)
+        base = with_options(pick_recipe(recipe, data, device, table.split("-")[0]), {"epochs": epochs}, {})
+        said = [*(["--epochs", epochs] if epochs else []), *(["--recipe", recipe] if recipe else []),
+                *(word for pair in settings or [] for word in ("--set", pair))]
+        command = shlex.join(map(str, ["cmr", "reproduce", table, "--data", data.resolve().name, *said]))
+        try: made.reproduce(table, data, read_seeds(seeds), base, out, runs, read_settings(settings), command,
+                            device=make_accelerator(device).device.type)
+        except Stopped as stop: raise Stopped(f"{stop}: {shlex.join(['cmr', *sys.argv[1:]])}", stop.number) from stop
+        typer.echo(made.one_table(table, out / data.resolve().name, write or out / "table.md"))
+    if write: made.write_section(out, write)

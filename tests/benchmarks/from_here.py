@@ -3,7 +3,7 @@
     python tests/benchmarks/from_here.py --data data/scenes --out runs/from-here --seeds 0,1,2 [ROW ...]
     python tests/benchmarks/from_here.py --out runs/from-here --seeds 0,1,2 --table docs/from_here.json
 
-Each run is kept as a folder with result.json and hits.npy; what is there is not trained again. Rows are those of `ROWS`.
+Each run is kept as a folder with result.json; what is there is not trained again. Rows are those of `ROWS`.
 --table trains nothing, prints what there is as markdown, and writes the numbers into a file, which the chapter draws.
 """
 
@@ -16,17 +16,15 @@ import torch
 from torch import nn
 
 from cmr.attention import SCAN
-from cmr.data import open_split
 from cmr.encoders import Fragments
 from cmr.imram import IMRAM
 from cmr.matcher import register
-from cmr.recall import compare, hits
-from cmr.saving import load
+from cmr.recall import compare
 from cmr.shelf.assignment import RegionMessages
 from cmr.similarity import l2_normalize
 from cmr.training.compare import Entry, train_entry
-from cmr.training.loop import evaluate
 from cmr.training.recipes import RECIPES, change, for_model
+from cmr.training.reproduce import read_numbers
 
 
 def see(model: nn.Module, regions: Fragments) -> Fragments:
@@ -73,21 +71,17 @@ def entry(row: str) -> Entry:
 
 
 def run(row: str, seed: int, data: Path, out: Path) -> None:
-    "Train and evaluate, or find what was trained before; and what each image adds to the recalls, for paired comparisons."
+    "Train and evaluate, or find what was trained before."
     folder = out / row / str(seed)
-    folder.mkdir(parents=True, exist_ok=True)
     found = train_entry(entry(row), seed, data, folder, "test", progress=False)
     print(f"{row} seed {seed}: R@sum {found['report']['rsum']:.1f}, {found['seconds_per_epoch']:.0f} s an epoch", flush=True)
-    if (folder / "hits.npy").exists(): return
-    (model, vocabulary), split = load(folder / "best"), open_split(data, "test")
-    _, scores = evaluate(model, split, vocabulary, progress=False)
-    np.save(folder / "hits.npy", hits(scores, split.image_of_caption))
 
 
 def together(out: Path, row: str, seeds: list[int]) -> tuple[list[dict], list[np.ndarray]]:
     "Results and hits of a row's seeds, as far as they are there."
-    there = [out / row / str(seed) for seed in seeds if (out / row / str(seed) / "hits.npy").exists()]
-    return [json.loads((folder / "result.json").read_text()) for folder in there], [np.load(folder / "hits.npy") for folder in there]
+    files = [out / row / str(seed) / "result.json" for seed in seeds]
+    many = [json.loads(file.read_text()) for file in files if file.is_file()]
+    return many, [read_numbers(found["hits"], 7)[None] for found in many]
 
 
 def versus(a: list[np.ndarray], b: list[np.ndarray]) -> list[float]:
