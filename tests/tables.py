@@ -34,19 +34,23 @@ def cells(path: Path, kind: str | None = None) -> list[dict]:
 def source(cell: dict) -> str: return "".join(cell["source"])
 
 
+def hidden(cell: dict) -> bool: return bool(cell["metadata"].get("jupyter", {}).get("source_hidden"))  # folded when the notebook opens: a widget's code
+
+
 def name(path: Path) -> str: return path.relative_to(NBS).with_suffix("").as_posix()
 
 
 def numbers(path: Path) -> dict:
     "Counts of a notebook; minutes to read are words / 200 + lines of code / 10, what is folded and empty lines left out."
-    code = [source(c) for c in cells(path, "code")]
+    code, folded = [source(c) for c in cells(path, "code")], "\n".join(source(c) for c in cells(path, "code") if hidden(c))
     text = FOLDED.sub("", "\n".join(source(c) for c in cells(path, "markdown")))
     words, filled = len(text.split()), sum(bool(line.strip()) for cell in code for line in cell.splitlines())
-    lines = [len(text.splitlines()) for text in code if text.strip()]
+    open_lines = filled - sum(bool(line.strip()) for line in folded.splitlines())
+    lines = [len(source(c).splitlines()) for c in cells(path, "code") if source(c).strip() and not hidden(c)]
     return {"cells": len(cells(path)), "words": words, "median": median(lines), "p90": quantiles(lines, n=10)[-1], "max": max(lines),
             "over": sum(n > 20 for n in lines) / len(lines), "width": max(len(line) for text in code for line in text.splitlines()),
             "per_line": words / filled, "checks": sum(bool(CHECK.search(text)) for text in code), "code": len(code),
-            "exercises": sum(len(EXERCISE.findall(text)) for text in code), "minutes": words / 200 + filled / 10}
+            "exercises": sum(len(EXERCISE.findall(text)) for text in code), "minutes": words / 200 + open_lines / 10}
 
 
 def seconds(paths: list[Path]) -> dict[str, float]:
