@@ -1,7 +1,31 @@
 """Grade an exercise in its own cell: not written yet, wrong (with a hint), or right."""
 
+import sys
+import traceback
+from html import escape
+
 import numpy as np
 import torch
+
+
+class NotYet(AssertionError):
+    "A wrong answer: what came, what was expected, the hint. A notebook shows it without a traceback."
+
+    def __init__(self, found: str, hint: str):
+        super().__init__(f"Not yet. {found}\nHint: {hint}")
+        self.found = found
+
+    def _render_traceback_(self) -> list[str]: return [f"Not yet. {self.found}", "The hint is folded above and below."]
+
+
+def short(
+    values: np.ndarray, # numbers
+    at: tuple,          # the first place that differs, if there are too many to show
+) -> str:
+    "Numbers as one would write them down: all of them if they are few, else one and its place."
+    if values.size > 12: return f"{values[at]:.6g} at {[int(n) for n in at]}" if at else "an array"
+    whole = np.isfinite(values).all() and (values == values.round()).all()
+    return " ".join(np.array2string(values.astype(int) if whole else values, separator=", ", precision=5).split())
 
 
 def close(
@@ -11,9 +35,24 @@ def close(
 ) -> None:
     "AssertionError unless both have the same shape and nearly the same numbers; a NaN is close to nothing."
     a, b = (x.detach().cpu().double().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, dtype=float) for x in (a, b))
-    assert a.shape == b.shape, f"shape {a.shape}, expected {b.shape}"
+    if a.shape != b.shape: raise AssertionError(f"yours {short(a, ())}, expected {short(b, ())}: shape {a.shape} instead of {b.shape}")
     off = ~(np.abs(a - b) <= tolerance) & (a != b)
-    assert not off.any(), f"{a[off][:1]} at {np.argwhere(off)[0].tolist()}, expected {b[off][:1]}"
+    if off.any():
+        at = tuple(np.argwhere(off)[0])
+        yours, expected = short(a, at), short(b, at)
+        if np.allclose(a[at], b[at], rtol=1e-4): yours, expected = (f"{x[at]:.17g} at {[int(n) for n in at]}" for x in (a, b))
+        raise AssertionError(f"yours {yours}, expected {expected}")
+
+
+def reason(
+    problem: Exception, # what a check raised
+) -> str:
+    "One line: the two values, the check that failed, or the error of the reader's own code with its line."
+    last = traceback.extract_tb(problem.__traceback__)[-1]
+    line = (last.line or "").split("assert ")[-1].split("  #")[0].strip()
+    if isinstance(problem, AssertionError): return str(problem).split("\n")[0] or f"This doesn't hold: {line}"
+    text = str(problem).strip().split("\n")[0]
+    return f"{type(problem).__name__}{': ' * bool(text)}{text} (line {last.lineno} of {last.name})"
 
 
 def attempt(
@@ -21,12 +60,18 @@ def attempt(
     check,  # called with it; raises anything at all where it is wrong
     hint,   # said where it is wrong: one sentence that helps, without the answer
 ) -> None:
-    "Say where an exercise stands; a stub lets the notebook run on, a wrong answer stops it with the hint (AssertionError)."
+    "Say where an exercise stands; a stub lets the notebook run on, a wrong answer stops it with `NotYet`."
     try:
         check(solve)
     except Exception as problem:
         if isinstance(problem, NotImplementedError) and not str(problem):  # a bare one is the stub's; PyTorch's own carry a message
             print("Not attempted yet.")
             return
-        raise AssertionError(f"Not yet. {hint}") from problem
-    print("Right.")
+        found = reason(problem)
+    else:
+        print("Right.")
+        return
+    if "ipykernel" in sys.modules:
+        from IPython.display import HTML, display
+        display(HTML(f"<details><summary>Hint</summary>{escape(hint)}</details>"))
+    raise NotYet(found, hint)

@@ -21,6 +21,7 @@ COURSE = sorted(NBS.glob("[0-9]*.ipynb"))
 WORKSHOP = sorted(NBS.glob("*/*.ipynb"))
 CHECK = re.compile(r"\bassert\b|\btest_\w+\(|\bgradcheck\b|\battempt\(|\bcheck_\w+\(|\bclose\(")
 EXERCISE = re.compile(r"^#\| *exercise: *(\S+)", re.MULTILINE)
+NUMBERED = re.compile(r"^#+ (?:[\d.]+ )?", re.MULTILINE)  # what stands before a heading's words
 FOLDED = re.compile(r"<details>.*?</details>", re.DOTALL)  # hints, solutions and answers
 EXPORT = re.compile(r"^#\| *export", re.MULTILINE)
 MEASURED = ROOT / "docs" / "seconds.json"  # seconds that each notebook took, with machine and date
@@ -43,7 +44,7 @@ def name(path: Path) -> str: return path.relative_to(NBS).with_suffix("").as_pos
 def numbers(path: Path) -> dict:
     "Counts of a notebook; minutes to read are words / 200 + lines of code / 10, what is folded and empty lines left out."
     code, folded = [source(c) for c in cells(path, "code")], "\n".join(source(c) for c in cells(path, "code") if hidden(c))
-    text = FOLDED.sub("", "\n".join(source(c) for c in cells(path, "markdown")))
+    text = NUMBERED.sub("", FOLDED.sub("", "\n".join(source(c) for c in cells(path, "markdown"))))
     words, filled = len(text.split()), sum(bool(line.strip()) for cell in code for line in cell.splitlines())
     open_lines = filled - sum(bool(line.strip()) for line in folded.splitlines())
     lines = [len(source(c).splitlines()) for c in cells(path, "code") if source(c).strip() and not hidden(c)]
@@ -120,7 +121,7 @@ def course_table(took: dict[str, float], about: str) -> str:
     lines = ["| | chapter | you will have built | session | to read | to run |", "|---|---|---|---|---|---|"]
     for path in COURSE:
         first, second = (source(c) for c in cells(path)[:2])
-        title, built = first.splitlines()[0].removeprefix("# "), re.search(r"\*\*You will have built\*\* *\| *(.*?) *\|", first + second)
+        title, built = NUMBERED.sub("", first.splitlines()[0]), re.search(r"\*\*You will have built\*\* *\| *(.*?) *\|", first + second)
         session = next((str(n) for n, chapters in SESSIONS.items() if path.name[:2] in chapters.split()), "home")
         links = re.sub(r"\]\((?!http)", "](nbs/", built[1] if built else "")
         lines.append(f"| {path.name[:2]} | [{title}](nbs/{path.name}) | {links} | {session} | {numbers(path)['minutes']:.0f} min | {took.get(name(path), float('nan')):.0f} s |")
