@@ -231,5 +231,4 @@ def test_attempt(capsys):
     def unsupported(x): raise NotImplementedError("Could not run 'aten::foo' with arguments from the 'CPU' backend")
 
     for wrong in (lambda x: x + 1, lambda x: None, lambda x: x["no"], unsupported):
-        with pytest.raises(AssertionError, match="Not yet. square it") as caught: attempt(wrong, check, hint="square it")
-        assert caught.value.__cause__ is not None
+        with pytest.raises(AssertionError, match="Not yet[.](.|\n)*Hint: square it$"): attempt(wrong, check, hint="square it")
