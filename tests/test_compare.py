@@ -53,7 +53,10 @@ def test_every_row_and_seed_is_trained_and_evaluated(done, world):
         and float(rows[1]["gate_other"]) > 0
     )
     text = (out / "table.md").read_text()
-    assert "1 epochs, batch 16, lr 0.01" in text and text.count("| vse |") == 1 == text.count("| camp |") and "0, 1 |" in text
+    assert "1 epochs, batch 16, lr 0.01" in text and compare.table(results) in text and "0, 1 |" in text
+    assert (out / "table.tex").read_text().count(r"\\") == 3 and "pm$" in (out / "table.tex").read_text()
+    with open(out / "table.csv", newline="") as file: assert [row["model"] for row in csv.DictReader(file)] == ["vse", "camp"]
+    assert "seeds that agree" in text and " of 2 |" in text
     assert (out / "table.png").stat().st_size > 1000
 
 
@@ -61,9 +64,9 @@ def test_the_table_is_the_mean_over_seeds(done):
     results = done[1][::2]
     cells = [cell.strip() for cell in compare.table(results).splitlines()[2].split("|")[1:-1]]
     sums = [result["report"]["rsum"] for result in results]
-    assert cells[0] == "vse" and cells[7] == f"{sum(sums) / 2:.1f} ({min(sums):.1f}-{max(sums):.1f})" and cells[-1] == "0, 1"
-    assert float(cells[1]) == pytest.approx(sum(result["report"]["text_r1"] for result in results) / 2, abs=0.06)
-    assert compare.spread([3.0]) == "3.0" and compare.spread([1.0, 2.0], 0) == "2 (1-2)"
+    assert cells[0] == "vse" and cells[7] == f"{sum(sums) / 2:.1f} ± {abs(sums[0] - sums[1]) / 2**.5:.1f}" and cells[-1] == "0, 1"
+    assert float(cells[1].split()[0]) == pytest.approx(sum(result["report"]["text_r1"] for result in results) / 2, abs=0.06)
+    assert compare.spread([3.0]) == "3.0" and compare.spread([1.0, 2.0], 0) == "2 ± 1"
 
 
 def test_the_interval_over_images_stands_beside_the_seeds(done):

@@ -28,8 +28,8 @@ def run_table(entries: list, data: Path, out: Path, seeds: str, split: str, devi
     numbers = read_seeds(seeds)
     try: results = compare.compare(entries, data, out, numbers, split, device=make_accelerator(device).device.type)
     except Stopped as stop: raise Stopped(f"{stop}: {shlex.join(['cmr', *sys.argv[1:]])}", stop.number) from stop
-    typer.echo(f"{compare.conditions(results)}\n\n{compare.table(results)}\n"
-               f"Written to {out}: table.md, results.csv, table.png, and a folder for each run")
+    typer.echo(f"{compare.conditions(results)}\n\n{compare.table(results)}\n{compare.against_best(results)}\n"
+               f"Written to {out}: table.md, table.csv, table.tex, table.png, results.csv, and a folder for each run")
 
 
 @app.command("compare")
@@ -54,13 +54,16 @@ def compare_command(
       cmr compare vse scan camp --seeds 0,1,2
       cmr compare vse mine --import my_module
       cmr compare --data data/f8k --epochs 3 --out runs/compare-f8k
+      cmr compare imram --seeds 0,1,2 --set lr=1e-3,2e-3      a sweep: each value is a row
 
     The same command goes on after a stop. A setting (--set) goes to each model that has it.
+    The table comes as markdown, csv and LaTeX, with each row against the best one, image by image.
     """
     from cmr.training import compare
     data = pick_data(data)
     base = with_options(pick_recipe(recipe, data, device), {"epochs": epochs}, {"embed_dim": embed_dim})
-    run_table(compare.models(models or [], base, read_settings(settings)), data, out, seeds, split, device)
+    rows = compare.sweep(lambda chosen: compare.models(models or [], base, chosen), read_settings(settings))
+    run_table(rows, data, out, seeds, split, device)
 
 
 @app.command("ablate")
@@ -96,4 +99,5 @@ def ablate_command(
     if model.lower() != "camp": raise ValueError(f"no ablations of {model!r}: there are some of camp")
     data = pick_data(data)
     base = with_options(for_model(pick_recipe(recipe, data, device, "camp"), "camp"), {"epochs": epochs}, {"embed_dim": embed_dim})
-    run_table(compare.ablations(rows or [], base, read_settings(settings)), data, out, seeds, split, device)
+    entries = compare.sweep(lambda chosen: compare.ablations(rows or [], base, chosen), read_settings(settings))
+    run_table(entries, data, out, seeds, split, device)

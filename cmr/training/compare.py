@@ -13,10 +13,11 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from signal import SIGINT
 from typing import Annotated
 
+import numpy as np
 import psutil
 import torch
 from pydantic import Field, field_validator
@@ -25,7 +26,7 @@ from ..camp import ABLATIONS, ablation
 from ..data import open_split
 from ..data.datasets import feature_digest
 from ..files import FromFile, atomic_write, digest, read_json, remove_partial_files, write_text
-from ..recall import RECALLS, Report, hits
+from ..recall import RECALLS, Report, compare as compare_hits, hits
 from ..saving import load, model_class
 from .checkpoints import Count, Number, hold
 from .distributed import choose_precision
@@ -34,9 +35,10 @@ from .recipes import LARGEST, Recipe, change, for_model, recipe_from, resolve, s
 from ..world.scenes import WorldReport, load_entries, world_report
 
 # %% auto #0
-__all__ = ['TEN_MODELS', 'TWINS', 'machine', 'Entry', 'ablations', 'models', 'Budget', 'Machine', 'Result', 'read_result',
-           'fingerprint', 'run_of', 'train_entry', 'spread', 'interval', 'by_label', 'table_row', 'table', 'conditions',
-           'figure', 'write', 'in_turn', 'compare']
+__all__ = ['TEN_MODELS', 'TWINS', 'machine', 'Entry', 'ablations', 'models', 'sweep', 'Budget', 'Machine', 'Result',
+           'read_result', 'fingerprint', 'run_of', 'train_entry', 'spread', 'interval', 'by_label', 'table_row',
+           'cells', 'table', 'latex', 'read_hits', 'against_best', 'conditions', 'figure', 'write', 'in_turn',
+           'compare']
 
 # %% ../../nbs/training/compare.ipynb #72ae1e23
 TEN_MODELS = ("devise", "order", "dvsa", "vse", "cmpm", "pvse", "vsrn", "scan", "imram", "camp")
@@ -82,6 +84,22 @@ def models(
     if nobodys := set.intersection(*unknown): change(recipes[0], {key: settings[key] for key in nobodys})  # raises, and lists what there is
     return [Entry(name.lower(), change(recipe, {key: value for key, value in settings.items() if key not in odd}))
             for name, recipe, odd in zip(names or TEN_MODELS, recipes, unknown)]
+
+# %% ../../nbs/training/compare.ipynb #87898e0b
+def sweep(
+    make: Callable[[Mapping[str, object]], list[Entry]], # rows by settings, as `models` and `ablations` make them
+    settings: Mapping[str, object],                      # a text with commas, and no list, holds several values
+) -> list[Entry]:
+    "Rows with each combination of values, which their labels say where there are several. ValueError for an empty value."
+    many = {key: value.split(",") if isinstance(value, str) and value[:1] not in '["{' else [value] for key, value in settings.items()}
+    for key, values in many.items():
+        if not all(map(str, values)): raise ValueError(f"{key}={settings[key]}: a value is empty")
+    found = []
+    for values in itertools.product(*many.values()):
+        here = dict(zip(many, values))
+        said = "".join(f"-{key}={value}" for key, value in here.items() if len(many[key]) > 1)
+        found += [replace(entry, label=entry.label + said) for entry in make(here)]
+    return found
 
 # %% ../../nbs/training/compare.ipynb #ecd515ab
 class Budget(FromFile, extra="allow"):
@@ -200,9 +218,9 @@ def spread(
     values: Sequence[float],
     places: int = 1,  # after the decimal point
 ) -> str:
-    "The mean, and the lowest and the highest where there is more than one."
+    "The mean, and the standard deviation where there are several."
     text = f"{mean(values):.{places}f}"
-    return text if len(values) < 2 else f"{text} ({min(values):.{places}f}-{max(values):.{places}f})"
+    return text if len(values) < 2 else f"{text} ± {stdev(values):.{places}f}"
 
 def interval(
     many: Sequence[dict],  # results of one row
@@ -226,28 +244,61 @@ def table_row(
     twins: bool,           # with the built-in world's own measures
 ) -> list[str]:
     "The cells of a row."
-    recalls = [f"{mean(result['report'][key] for result in many):.1f}" for key in MEASURES[1:]]
+    recalls = [spread([result["report"][key] for result in many]) for key in (*MEASURES[1:], "rsum")]
     world = [f"{mean(result['world'][key] for result in many):.1f}" for key in TWINS] if twins else []
-    return [label, *recalls, spread([result["report"]["rsum"] for result in many]),
+    return [label, *recalls,
             "[{:.1f}, {:.1f}]".format(*ends) if (ends := interval(many)) else "", *world, f"{many[0]['parameters']:,}",
             f"{mean(result['seconds_per_epoch'] for result in many):.0f}", ", ".join(str(result["seed"]) for result in many)]
 
 # %% ../../nbs/training/compare.ipynb #a4b53ab9
-def table(results: Sequence[dict]) -> str:
-    "A markdown table: recall, its interval over images, parameters, time; means over the seeds, lowest and highest in brackets."
+def cells(results: Sequence[dict]) -> list[list[str]]: # the head, and a row for each label
+    "Recall, its interval over images, parameters, time; means over the seeds with standard deviations."
     twins = all("world" in result for result in results)
     head = ["model", "text R@1", "R@5", "R@10", "image R@1", "R@5", "R@10", "R@sum", "95% interval",
             *(["twins", "colours", "relations"] if twins else []), "parameters", "s an epoch", "seeds"]
-    rows = [table_row(label, many, twins) for label, many in by_label(results).items()]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *("| " + " | ".join(cells) + " |" for cells in rows)]
+    return [head, *(table_row(label, many, twins) for label, many in by_label(results).items())]
+
+def table(results: Sequence[dict]) -> str:
+    "The cells as a markdown table."
+    head, *rows = ["| " + " | ".join(row) + " |" for row in cells(results)]
+    return "\n".join([head, "|---" * len(cells(results)[0]) + "|", *rows]) + "\n"
+
+def latex(results: Sequence[dict]) -> str:
+    "The cells as a LaTeX tabular, for the package booktabs."
+    signs: dict[str, str | int | None] = {
+        "%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "±": r"$\pm$"}
+    head, *rows = [" & ".join(cell.translate(str.maketrans(signs)) for cell in row) + r" \\" for row in cells(results)]
+    begin = rf"\begin{{tabular}}{{l*{{{head.count(' & ')}}}{{r}}}}"
+    return "\n".join([begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+# %% ../../nbs/training/compare.ipynb #b53c4d4e
+def read_hits(result: dict) -> np.ndarray: # (1, I, 7), as `recall.hits` gives it
+    "What each image adds to the recalls, from a result."
+    return np.array(result["hits"].split(), float).reshape(1, -1, 7)
+
+def against_best(results: Sequence[dict]) -> str: # markdown; empty for one row, and for results of earlier versions
+    "The best row by mean R@sum against each other one, on the seeds that both have, image by image."
+    rows = by_label(results)
+    if len(rows) < 2 or not all(result.get("hits") for result in results): return ""
+    best = max(rows, key=lambda label: mean(result["report"]["rsum"] for result in rows[label]))
+    lines = [f"| {best} above | R@sum | 95% interval | p | effect size | seeds that agree |", "|---" * 6 + "|"]
+    for label, many in rows.items():
+        pairs = [(a, b) for a in rows[best] for b in many if a["seed"] == b["seed"] and label != best]
+        if not pairs: continue
+        first, second = (np.mean([read_hits(result) for result in side], 0) for side in zip(*pairs))
+        found = compare_hits(first, second, draws=2000)["rsum"]
+        ahead = sum(a["report"]["rsum"] > b["report"]["rsum"] for a, b in pairs)
+        lines.append(f"| {label} | {found.difference:+.1f} | [{found.low:+.1f}, {found.high:+.1f}] | {found.p:.2g} | {found.d:.2f} | "
+                     f"{ahead} of {len(pairs)} |")
     return "\n".join(lines) + "\n"
 
 # %% ../../nbs/training/compare.ipynb #abae0d13
 def conditions(results: Sequence[dict]) -> str:
     "Data, budget and machine in a line, from what was recorded."
     first, about = results[0], results[0]["machine"]
-    budget = first["recipe"]
-    return (f"{first['data']}, split {first['split']}; {budget['epochs']} epochs, batch {budget['batch_size']}, lr {budget['lr']:g}; "
+    def budget(key): return " or ".join(f"{value:g}" for value in sorted({result["recipe"][key] for result in results}))
+    return (f"{first['data']}, split {first['split']}; {budget('epochs')} epochs, batch {budget('batch_size')}, lr {budget('lr')}; "
             f"{about['processor']}, {about['cores']} cores, {about['threads']} threads, {about['device']}; "
             f"torch {about['torch']}; {about['date']}")
 
@@ -274,7 +325,7 @@ def write(
     results: Sequence[dict],
     out: Path,  # a folder
 ) -> None:
-    "table.md, results.csv and table.png, each whole or not at all."
+    "table.md, table.csv, table.tex and table.png; results.csv has each training by itself. Each is whole or not there."
     ends = [f"{name}_{end}" for name in RECALLS for end in ("low", "high")]
     numbers = [name for name in Report.__dataclass_fields__ if name != "intervals"]
     columns = ["label", "seed", *numbers, *ends, *TWINS, "parameters", "seconds_per_epoch", "best_epoch", "gate_matching", "gate_other"]
@@ -283,7 +334,11 @@ def write(
              **dict(zip(ends, [end for name in RECALLS for end in found.get(name, [None] * 2)]))}
             for result, found in zip(results, pairs)]
     write_metrics(rows, out / "results.csv", columns)
-    write_text(out / "table.md", f"{conditions(results)}\n\n{table(results)}")
+    head, *lines = cells(results)
+    names = [f"{'image' if n > 3 else 'text'} {key}" if key in ("R@5", "R@10") else key for n, key in enumerate(head)]
+    write_metrics([dict(zip(names, line)) for line in lines], out / "table.csv", names)
+    write_text(out / "table.tex", latex(results))
+    write_text(out / "table.md", f"{conditions(results)}\n\n{table(results)}\n{against_best(results)}")
     with atomic_write(out / "table.png") as partial: figure(results).savefig(partial, format="png", dpi=120)
 
 # %% ../../nbs/training/compare.ipynb #c109ad4e
@@ -309,7 +364,7 @@ def in_turn(
 def compare(
     entries: Sequence[Entry],
     data: str | Path,             # with train, dev and the split that is reported
-    out: str | Path,              # gets a folder for each run, table.md, results.csv, table.png
+    out: str | Path,              # gets a folder for each run, and what `write` writes
     seeds: Sequence[int] = (0,),
     split: str = "test",
     **how,                        # device, precision, progress, workers, engine: as for `train`
