@@ -85,20 +85,19 @@ def models(
     return [Entry(name.lower(), change(recipe, {key: value for key, value in settings.items() if key not in odd}))
             for name, recipe, odd in zip(names or TEN_MODELS, recipes, unknown)]
 
-# %% ../../nbs/training/compare.ipynb #87898e0b
+# %% ../../nbs/training/compare.ipynb #b539c0d9
 def sweep(
     make: Callable[[Mapping[str, object]], list[Entry]], # rows by settings, as `models` and `ablations` make them
     settings: Mapping[str, object],                      # a text with commas, and no list, holds several values
 ) -> list[Entry]:
     "Rows with each combination of values, which their labels say where there are several. ValueError for an empty value."
-    many = {key: value.split(",") if isinstance(value, str) and value[:1] not in '["{' else [value] for key, value in settings.items()}
-    for key, values in many.items():
-        if not all(map(str, values)): raise ValueError(f"{key}={settings[key]}: a value is empty")
-    found = []
-    for values in itertools.product(*many.values()):
-        here = dict(zip(many, values))
-        said = "".join(f"-{key}={value}" for key, value in here.items() if len(many[key]) > 1)
-        found += [replace(entry, label=entry.label + said) for entry in make(here)]
+    def values(value): return value.split(",") if isinstance(value, str) and value[:1] not in '["{' else [value]
+    many, found = {key: values(value) for key, value in settings.items()}, []
+    for key, listed in many.items():
+        if not all(map(str, listed)): raise ValueError(f"{key}={settings[key]}: a value is empty")
+    for chosen in itertools.product(*many.values()):
+        said = "".join(f"-{key}={value}" for key, value in zip(many, chosen) if len(many[key]) > 1)
+        found += [replace(entry, label=entry.label + said) for entry in make(dict(zip(many, chosen)))]
     return found
 
 # %% ../../nbs/training/compare.ipynb #ecd515ab
@@ -272,7 +271,7 @@ def latex(results: Sequence[dict]) -> str:
     begin = rf"\begin{{tabular}}{{l*{{{head.count(' & ')}}}{{r}}}}"
     return "\n".join([begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
-# %% ../../nbs/training/compare.ipynb #b53c4d4e
+# %% ../../nbs/training/compare.ipynb #a41ec852
 def read_hits(result: dict) -> np.ndarray: # (1, I, 7), as `recall.hits` gives it
     "What each image adds to the recalls, from a result."
     return np.array(result["hits"].split(), float).reshape(1, -1, 7)
