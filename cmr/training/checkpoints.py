@@ -44,9 +44,9 @@ from .recipes import LARGEST, Recipe, build, has_kind, loss_for, make_optimiser,
 
 # %% auto #0
 __all__ = ['Count', 'Number', 'FREE', 'LATER', 'Standing', 'check_splits', 'look_through', 'data_fingerprint', 'reading_ahead',
-           'make_vocabulary', 'twins_for', 'how_drawn', 'Run', 'random_state', 'weights_of', 'write_checkpoint',
-           'where_kept', 'RandomState', 'Memory', 'OptimiserState', 'Checkpoint', 'read_checkpoint', 'check_out',
-           'Holder', 'take_lock', 'hold', 'let_go', 'standardise_from', 'take_over', 'begin', 'check_same',
+           'make_vocabulary', 'twins_for', 'how_drawn', 'first_images', 'Run', 'random_state', 'weights_of',
+           'write_checkpoint', 'where_kept', 'RandomState', 'Memory', 'OptimiserState', 'Checkpoint', 'read_checkpoint',
+           'check_out', 'Holder', 'take_lock', 'hold', 'let_go', 'standardise_from', 'take_over', 'begin', 'check_same',
            'check_precision', 'check_settings', 'check_memory', 'check_optimiser', 'check_weights', 'best_weights',
            'restore', 'begin_or_restore']
 
@@ -152,6 +152,19 @@ def how_drawn(run: Run) -> dict:
     return {"together": run.twins.together if run.twins else None, "drop": (recipe.word_dropout, recipe.region_dropout)}
 
 # %% ../../nbs/training/checkpoints.ipynb #1304adba
+def first_images(
+    split: ImageCaptions,
+    count: int | None,  # None: all
+) -> ImageCaptions:
+    "The first images of a split and their captions, without boxes. ValueError where none of them has a caption."
+    if count is None or count >= split.n_images: return split
+    kept = np.flatnonzero(split.image_of_caption < count)
+    if not len(kept): raise ValueError(f"{split.source}: none of its first {count} images has a caption: take more (dev_images)")
+    few = ImageCaptions(split.features[:count], [split.captions[c] for c in kept], split.image_of_caption[kept], split.ids[:count], None,
+                        None if split.mask is None else split.mask[:count], split.source, split.known_by)
+    few.extractor = split.extractor
+    return few
+
 class Run:
     "A training run as one process has it: model, loss, optimiser, data, and how far it has come."
 
@@ -170,6 +183,7 @@ class Run:
         self.train, self.dev, *others = (open_split(data_folder, name) for name in ("train", "dev", "test")
                                          if name != "test" or name in splits(data_folder))
         check_splits(self.train, self.dev, *others)
+        self.dev = first_images(self.dev, recipe.dev_images)
         self.vocabulary = make_vocabulary(recipe, self.train, earlier.get("words"))
         for split in (self.train, self.dev, *others): look_through(split, self.vocabulary)
         self.model = build(recipe, self.train.region_dim, len(self.vocabulary))
@@ -381,7 +395,7 @@ def begin(run: Run) -> None:
     write_checkpoint(run)
 
 # %% ../../nbs/training/checkpoints.ipynb #625cf931
-FREE = ("name", "epochs", "patience", "save_every", "after", "vocabulary") # may change on resume: they change no step (words are compared)
+FREE = ("name", "epochs", "patience", "save_every", "eval_every", "after", "vocabulary") # change no step (words are compared)
 LATER = ("train_features", "dev_features", "words")  # of a fingerprint: what earlier versions did not note
 
 def check_same(

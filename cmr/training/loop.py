@@ -26,9 +26,9 @@ from tqdm.auto import tqdm
 # %% auto #0
 __all__ = ['STOPS', 'MEASURES', 'COLUMNS', 'evaluate', 'chance', 'chance_spread', 'observe', 'mean_camp_gates', 'hit_rate',
            'interaction_share', 'observe_some', 'batch_scores', 'batch_loss', 'train_step', 'Stopped', 'Interrupt',
-           'agreed_batches', 'groups', 'train_epoch', 'stands_still', 'say_epoch', 'end_epoch', 'bring_level',
-           'finished', 'whole_run', 'say_first', 'Board', 'run_epochs', 'observed_in', 'write_metrics', 'draw_loss',
-           'draw_recall', 'curves', 'summary', 'train_stage', 'stages_of', 'check_stages', 'train']
+           'agreed_batches', 'groups', 'look_on_dev', 'train_epoch', 'stands_still', 'say_epoch', 'end_epoch',
+           'bring_level', 'finished', 'whole_run', 'say_first', 'Board', 'run_epochs', 'observed_in', 'write_metrics',
+           'draw_loss', 'draw_recall', 'curves', 'summary', 'train_stage', 'stages_of', 'check_stages', 'train']
 
 # %% ../../nbs/training/loop.ipynb #6c554d16
 from ..camp import CAMP, mean_gates
@@ -251,6 +251,17 @@ def groups(
             group = []
 
 # %% ../../nbs/training/loop.ipynb #7c5574e7
+def look_on_dev(
+    run: Run,
+    bar: tqdm,
+    writer: Any,  # a `Board`, in the main process
+) -> None:
+    "Evaluate between two steps of an epoch: a line, and a point for TensorBoard. It changes nothing."
+    if not run.main: return
+    found = evaluate(run.model, run.dev, run.vocabulary, progress=run.progress, engine=run.engine)[0].rsum
+    writer.add_scalar("step/rsum", found, run.at.step)
+    if run.progress: bar.write(f"step {run.at.step}: loss {run.at.loss / max(run.at.pairs, 1):.3f}, dev R@sum {found:.1f}")
+
 def train_epoch(
     run: Run,
     bar: tqdm,
@@ -273,6 +284,8 @@ def train_epoch(
         at.batch, at.seconds, clock = at.batch + len(group), at.seconds + time.monotonic() - clock, time.monotonic()
         bar.set_postfix(loss=f"{at.loss / max(at.pairs, 1):.3f}", refresh=False)
         bar.update(len(group))
+        often = mixed and recipe.eval_every and not at.step % recipe.eval_every
+        if at.batch < total and (often or at.step == max_steps): look_on_dev(run, bar, writer)
         if at.step == max_steps: break
         if clock - saved >= 60 * recipe.save_every:
             write_checkpoint(run)
@@ -540,7 +553,7 @@ def train(
     device: str | None = None,    # "cpu" or "cuda"; None: the GPU if there is one
     precision: str | None = None, # "fp32", "tf32" or "bf16"; None: accelerate's configuration, the run's that goes on, or fp32
     progress: bool = True,        # bar and a line an epoch
-    max_steps: int | None = None, # stop after so many steps, with a checkpoint
+    max_steps: int | None = None, # stop after so many steps, with a checkpoint and a look at dev
     workers: int | None = None,   # processes that read ahead; None: `reading_ahead` says how many
     engine: bool = True,          # score by a plan, with the sparse backward pass; False: as the model is written
 ) -> dict:                        # see `summary`
@@ -553,7 +566,7 @@ def train(
         first, speaks = check_stages(stages, resume), not rank_and_world_size()[0]  # another training may just have ended
         if len(stages) > 1 and not resume and speaks: write_recipe(recipe, data_folder, out)
         for n, (stage, folder) in list(enumerate(stages))[first:]:
-            if progress and len(stages) > 1 and speaks: print(f"stage {n + 1} of {len(stages)}: {stage.name}")
+            if progress and len(stages) > 1 and speaks: tqdm.write(f"stage {n + 1} of {len(stages)}: {stage.name}")
             result = train_stage(stage, data_folder, folder, (folder / "last" / "training.pt").is_file(), max_steps, workers,
                                  device=device, precision=precision, progress=progress, engine=engine)
             if max_steps and result["stopped"].startswith("max_steps"): break

@@ -12,7 +12,7 @@ import math
 import types
 import typing
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,11 @@ from ..saving import create_model, model_class
 
 # %% auto #0
 __all__ = ['LARGEST', 'OPTIMISERS', 'SCHEDULES', 'MOST_STEPS', 'WIDEST', 'FULL', 'CAMP_FULL', 'CAMP_SMALL', 'RECIPES', 'SHARED',
-           'OWN', 'OWN_MARGIN', 'INSTEAD', 'NEEDED', 'Recipe', 'has_kind', 'check_values', 'check_recipe',
-           'learning_rate', 'make_optimiser', 'model_arguments', 'freeze', 'kinds_of', 'check_arguments', 'build',
-           'loss_settings', 'loss_for', 'resolve', 'that_learns', 'in_stages', 'in_one_stage', 'for_model',
-           'read_value', 'fitted', 'small_model', 'default_loss', 'owner_of', 'unknown_settings', 'change',
-           'from_older', 'write_recipe', 'recipe_from', 'check_parts', 'read_recipe']
+           'FEW', 'LEAST', 'LONGEST', 'OWN', 'OWN_MARGIN', 'INSTEAD', 'NEEDED', 'Recipe', 'has_kind', 'check_values',
+           'check_recipe', 'learning_rate', 'make_optimiser', 'model_arguments', 'freeze', 'kinds_of',
+           'check_arguments', 'build', 'loss_settings', 'loss_for', 'resolve', 'that_learns', 'in_stages',
+           'in_one_stage', 'for_model', 'for_few', 'read_value', 'fitted', 'small_model', 'default_loss', 'owner_of',
+           'unknown_settings', 'change', 'from_older', 'write_recipe', 'recipe_from', 'check_parts', 'read_recipe']
 
 # %% ../../nbs/training/recipes.ipynb #9f4a5824
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class Recipe:
     patience: int | None = None         # stop after so many epochs without a better R@sum
     seed: int = 0                       # decides first weights and the order of batches
     save_every: float = 10.0            # minutes between two checkpoints inside an epoch
+    eval_every: int | None = None       # steps between two evaluations inside an epoch; the best is chosen by whole epochs
+    dev_images: int | None = None       # evaluate on the first so many images of dev; None: all
     frozen: list = field(default_factory=list) # parts of the model that don't learn, such as "text_encoder"
     after: Recipe | None = None         # trained first; this one begins with its best weights
     loss: str | None = None             # "triplet", "matching_bce", or one of your own (cmr.losses.register_loss)
@@ -115,7 +117,7 @@ def check_recipe(recipe: Recipe) -> None:
     for key, known in (("negatives", ("hardest", "all", None)), ("optimiser", tuple(OPTIMISERS)), ("schedule", SCHEDULES)):
         words = " or ".join(f'"{word}"' for word in known if word)
         need(getattr(recipe, key) in known, f"{key}={getattr(recipe, key)!r}: choose {words}")
-    for key in ("epochs", "lr", "decay_every", "decay", "margin", "min_count", "accumulate"):
+    for key in ("epochs", "lr", "decay_every", "decay", "margin", "min_count", "accumulate", "eval_every"):
         need(getattr(recipe, key) is None or getattr(recipe, key) > 0, f"{key}={getattr(recipe, key)} must be above 0")
     for key in ("clip", "warmup_steps", "save_every", "seed", "weight_decay"):
         need(getattr(recipe, key) is None or getattr(recipe, key) >= 0, f"{key}={getattr(recipe, key)} must not be negative")
@@ -123,6 +125,7 @@ def check_recipe(recipe: Recipe) -> None:
     for key in ("word_dropout", "region_dropout"):
         need(0 <= getattr(recipe, key) < 1, f"{key}={getattr(recipe, key)}: a share from 0 to below 1 is expected")
     need(recipe.decays is None or recipe.decays >= 0, f"decays={recipe.decays}: use 0 or more, or None")
+    need(recipe.dev_images is None or recipe.dev_images > 1, f"dev_images={recipe.dev_images}: use 2 or more, or None")
     need(recipe.patience is None or recipe.patience > 0, f"patience={recipe.patience}: use 1 or more, or None")
 
 # %% ../../nbs/training/recipes.ipynb #884ad97b
@@ -278,6 +281,28 @@ def for_model(
     warmup = whole.warmup_steps if (whole.warmup_steps or 0) > needed else None  # a longer warm-up is the data's need, not the model's
     return replace(whole, matcher=name.lower(), args=args, frozen=[], margin=None, negatives=None, max_words=None, warmup_steps=warmup,
                    loss=None, loss_args={})
+
+# %% ../../nbs/training/recipes.ipynb #716e3e7b
+FEW = 10_000             # captions; from here on a recipe stays as it is
+LEAST, LONGEST = 1000, 60 # steps that a training should have, and epochs that are made for their sake at most
+
+def for_few(
+    recipe: Recipe,
+    captions: int,  # to learn from
+    own: Collection[str] = (), # settings that stay as they are
+) -> Recipe:
+    "A recipe's counterpart for few captions: 40 batches an epoch if they can be of 8 pairs, rarer words, steps enough; the same for many."
+    if captions >= FEW: return recipe
+    def put(key, value): return getattr(recipe, key) if key in own else value
+    batch = put("batch_size", min(recipe.batch_size, max(8, 2 ** int(math.log2(max(captions // 40, 1))))))
+    epoch = -(-captions // (batch * recipe.accumulate))  # steps
+    epochs = put("epochs", max(recipe.epochs, min(LONGEST, -(-LEAST // epoch))))
+    warmup = model_class(recipe.matcher).warmup_steps if recipe.warmup_steps is None else recipe.warmup_steps
+    longer = put("decay_every", round(recipe.decay_every * max(epochs / recipe.epochs, 1)) if "epochs" not in own else recipe.decay_every)
+    shorter = put("warmup_steps", recipe.warmup_steps if warmup <= epochs * epoch // 2 else epochs * epoch // 2)
+    return replace(recipe, batch_size=batch, epochs=epochs, decay_every=longer, warmup_steps=shorter,
+                   min_count=put("min_count", min(recipe.min_count, max(1, captions // (FEW // 4)))),
+                   after=recipe.after and for_few(recipe.after, captions, own))
 
 # %% ../../nbs/training/recipes.ipynb #9ef412f7
 def read_value(
