@@ -4,13 +4,23 @@ import configparser
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
 parser = configparser.ConfigParser(delimiters=("=",))
 parser.read(here / "settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
 
+
+class WithSample(build_py):
+    "data/sample stays where the notebooks find it; a wheel has it as cmr/sample, where `cmr demo` does."
+    def run(self):
+        super().run()
+        if not self.editable_mode: self.copy_tree(str(here / "data" / "sample"), str(Path(self.build_lib) / "cmr" / "sample"))
+
+
 setup(
+    cmdclass={"build_py": WithSample},
     name=cfg["name"],
     version=cfg["version"],
     description=cfg["description"],

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
+import signal
 import sys
+import threading
+import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from typing import Annotated
 
 import typer
@@ -36,15 +41,27 @@ def one_line(problem: BaseException) -> str:
     return printable(f"{type(problem).__name__}: {problem or 'no reason given'} (an error of the package: CMR_DEBUG=1 shows where)")
 
 
+class Terminated(KeyboardInterrupt):
+    "SIGTERM where no training grants it between two steps: files and locks are left in order, as after Ctrl-C."
+    status = 143
+
+
+def terminate(*_) -> None:
+    "Raise it."
+    raise Terminated("stopped by SIGTERM; what was finished is kept")
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     "A line instead of a traceback (CMR_DEBUG=1 shows both), and for a warning; exit status 2, 130 after Ctrl-C, 143 after SIGTERM."
     def note(message, *_, **__): typer.secho(f"Note: {printable(message)}", fg=typer.colors.YELLOW, err=True)
     warnings.showwarning = note
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if ours: signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     except KeyboardInterrupt as stop:
-        typer.secho(printable(stop) or "stopped", fg=typer.colors.YELLOW, err=True)
+        typer.secho(printable(stop) or "stopped; what was finished is kept", fg=typer.colors.YELLOW, err=True)
         raise typer.Exit(getattr(stop, "status", 130)) from None
     except (typer.Exit, typer.Abort):
         raise
@@ -55,26 +72,74 @@ def plain_errors() -> Iterator[None]:
         if os.environ.get("CMR_DEBUG"): traceback.print_exc()
         typer.secho(f"Error: {one_line(problem)}", fg=typer.colors.RED, err=True)
         raise typer.Exit(2) from None
+    finally:
+        if ours: signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+QUIET, EVERY = [False], 30.0  # is --quiet given; seconds between two lines of a bar that no terminal shows
+
+
+def say(line: str) -> None:
+    "Print a line that tells how far a command has come; no result, so not with --quiet."
+    if not QUIET[0] and os.environ.get("RANK", "0") == "0": typer.echo(line, err=True)  # of several processes the first one speaks
+
+
+def as_lines(file) -> Callable[[str], None]:
+    "What tqdm prints a bar by where no terminal shows it: its numbers, a line every half minute."
+    said = time.monotonic()
+    def show(bar: str) -> None:
+        nonlocal said
+        if QUIET[0] or not bar.strip() or time.monotonic() - said < EVERY: return
+        said = time.monotonic()
+        print(re.sub(r"\|.*\|", "", bar), file=file, flush=True)
+    return show
+
+
+@contextmanager
+def bars(quiet: bool) -> Iterator[None]:
+    "Bars on a terminal, elsewhere a line every half minute; with --quiet nothing, and no line above them."
+    from tqdm.std import tqdm
+    own = {name: vars(tqdm)[name] for name in ("status_printer", "write")}
+    def printer(file): return own["status_printer"].__func__(file) if file.isatty() and not quiet else as_lines(file)
+    tqdm.status_printer, QUIET[0] = staticmethod(printer), quiet
+    if quiet: tqdm.write = classmethod(lambda *_, **__: None)
+    try: yield
+    finally:
+        QUIET[0] = False
+        for name, value in own.items(): setattr(tqdm, name, value)
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No bars and no progress: results, notes and errors only.")]
 
 
 class App(typer.Typer):
-    "An application whose commands print their errors as `plain_errors` has it."
+    "An application whose commands print their errors as `plain_errors` has it, and take --quiet."
     def command(self, *words, **options):
         "As typer's."
         add = super().command(*words, **options)
-        return lambda function: add(plain_errors()(function))
+        def wrapped(function):
+            @plain_errors()
+            @wraps(function)
+            def run(*args, quiet: bool = False, **how):
+                with bars(quiet): return function(*args, **how)
+            about = inspect.signature(function, eval_str=True)
+            last = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
+            run.__signature__ = about.replace(parameters=[*about.parameters.values(), last])
+            return add(run)
+        return wrapped
 
 
 @plain_errors()
-def import_own(modules: list[str] | None) -> None:  # as given with --import
+def import_own(modules: list[str] | None) -> list[str] | None:  # as given with --import -> the same
     "Import modules with models of one's own; the current folder is looked at, too. ImportError names one that is not there."
-    if not modules: return
+    if not modules: return None
     from cmr.saving import import_models
     if os.getcwd() not in sys.path: sys.path.insert(0, os.getcwd())
     import_models([name.removesuffix(".py") for name in modules])
+    return modules
 
 
-app = App(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False,
+app = App(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
           context_settings={"help_option_names": ["-h", "--help"]})
 
 # Paths: what is wrong with one is said by the doors of cmr.files, in one line.
@@ -136,7 +201,9 @@ def main(
 
     \b
     To begin:
+      cmr demo                         a sentence, the pictures found, and why
       cmr train                        IMRAM on built-in scenes, drawn first
       cmr evaluate runs/scenes-imram   how often it finds the right one
     Every command has a --help with examples. Set CMR_DEBUG=1 to see where an error comes from.
+    Ctrl-C ends one with status 130, SIGTERM with 143, an error with 2; what was finished is kept.
     """

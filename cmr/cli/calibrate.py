@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cmr.cli.app import Device, Imports, PathArgument, PathOption, app, print_table
-from cmr.cli.data import pick_data
+from cmr.cli.data import data_of
 from cmr.cli.evaluate import load_model
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def judge_it(folder: Path, model, vocabulary, where, data: Path, split: str, cap
 @app.command("calibrate")
 def calibrate_command(
     model: Annotated[Path, PathArgument(help="Folder of a run (its best epoch is taken) or of a model.")],
-    data: Annotated[Path | None, PathOption(help="Data folder. Default: data/scenes.")] = None,
+    data: Annotated[Path | None, PathOption(help="Data folder. Default: what the run learned from, as its recipe.json says.")] = None,
     split: Annotated[str, typer.Option(help="Fitted on this: one that the model was not trained on.")] = "dev",
     judge: Annotated[str | None, typer.Option(help="Fit nothing: judge the calibration that is there on this split, such as test.")] = None,
     captions: Annotated[int, typer.Option(min=20, help="How many captions are asked, drawn at random.")] = 1000,
@@ -128,7 +128,7 @@ def calibrate_command(
     from cmr.files import atomic_write
     from cmr.search.calibration import show_calibration
     trained, vocabulary, folder = load_model(model, device)
-    data = pick_data(data)
+    data, _ = data_of(folder, data)
     where = open_split(data, judge or split)
     points = judge_it(folder, trained, vocabulary, where, data, judge, captions, seed) if judge else \
         fit_it(folder, trained, vocabulary, where, known_truth(data, split)[1], captions, seed)

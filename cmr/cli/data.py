@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cmr.cli.app import App, PathArgument, PathOption, app
+from cmr.cli.app import App, PathArgument, PathOption, app, say
 
 data_app = App(no_args_is_help=True, rich_markup_mode="rich", help="Make the built-in data, or convert published data.")
 app.add_typer(data_app, name="data")
@@ -28,9 +29,26 @@ def pick_data(data: Path | None) -> Path:
     about = read_manifest(SCENES)
     there = [split for split in COUNTS if (SCENES / f"{split}.h5").is_file() and (about is None or split in about.files)]
     if len(there) < len(COUNTS):  # not drawn yet, or a drawing was stopped: that one is completed
-        typer.echo(f"No --data given: drawing the built-in scenes into {SCENES} first (this is done once).")
+        say(f"No --data given: drawing the built-in scenes into {SCENES} first (this is done once).")
         draw_scenes(SCENES, about.seed if about else 0, {**COUNTS, **about.counts} if about else COUNTS)
     return SCENES
+
+
+def data_of(model: Path, data: Path | None, split: str | None = "test") -> tuple[Path, str]:  # model: the folder that was loaded
+    """The data folder and split that a model is asked about: those given, else its run's data, and test, or dev where there is no test.
+
+    Nothing is drawn. FileNotFoundError where nothing says which data, or it is not there any more."""
+    from cmr.data import splits
+    from cmr.training import read_recipe
+    run = next((folder for folder in (model, model.parent) if os.path.lexists(folder / "recipe.json")), None)
+    if data is None and run and not (data := read_recipe(run)[1]).exists():
+        raise FileNotFoundError(f"the run {run} learned from {data}, which is not there: say with --data where its data is now")
+    if data is None and not SCENES.is_dir():
+        raise FileNotFoundError(f"{model} does not say what it learned from: name a data folder with --data (`cmr data scenes` makes one)")
+    data = data or SCENES
+    try: there = [] if split else splits(data)
+    except (ValueError, OSError): there = []  # no data folder: pictures, or something that is called by its name where it is opened
+    return data, split or ("dev" if "dev" in there and "test" not in there else "test")
 
 
 @data_app.command("scenes")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import os
 import re
+import sys
 import warnings
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cmr.cli.app import Device, Engine, Imports, PathArgument, PathOption, app, print_table
-from cmr.cli.data import pick_data
+from cmr.cli.data import data_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +63,7 @@ def check_request(
     split: ImageCaptions,
     folds: int,
     scores: Path | None,   # where the scores are to be written
+    queries: Path | None,  # where a line for each query is
     several: bool,         # models
 ) -> None:
     "ValueError for what would only be found out after all has been scored."
@@ -66,6 +72,8 @@ def check_request(
         raise ValueError(f"--folds {folds} does not divide the {split.n_images} images of {split.source} into equal parts")
     if scores and scores.suffix != ".npy":
         raise ValueError(f"--scores {printable(scores)}: scores are written as an array: give a name that ends in .npy")
+    if queries and queries.suffix not in (".csv", ".jsonl"):
+        raise ValueError(f"--per-query {printable(queries)}: give a name that ends in .csv, or in .jsonl for a json object a line")
     if scores and several and scores.exists():
         raise ValueError(f"--scores {printable(scores)} is there, and a mean of models replaces nothing: delete it, or give another name")
 
@@ -133,20 +141,66 @@ def show_reports(
 INTERVALS = "95%: bootstrap intervals over images, each with its captions; the gallery stays as it is."
 
 
-def evaluate_models(models: list[Path], data: Path | None, split: str, folds: int, scores: Path | None, max_bytes: int | None,
-                    device: str | None, engine: bool) -> None:
-    "Evaluate one model or several, print, and write the scores where that was asked."
+def per_query(scores, split: ImageCaptions, folds: int = 1) -> Iterator[dict]:  # scores (I, C), an array
+    "Each query with its rank, from 1, its best right answer and its best wrong one, and their scores; a fold by itself, as for recall."
+    import numpy as np
+    own, size = np.asarray(split.image_of_caption), split.n_images // folds
+    for start in range(0, split.n_images, size):
+        images, captions = np.arange(start, start + size), np.flatnonzero((own >= start) & (own < start + size))
+        sides = ("text", images, captions, split.ids, split.captions), ("image", captions, images, split.captions, split.ids)
+        for direction, asking, answers, names, others in sides:
+            for row in asking:
+                mine = scores[row, answers] if direction == "text" else scores[answers, row]
+                right = own[answers] == row if direction == "text" else answers == own[row]
+                if not right.any(): continue  # an image without captions asks nothing
+                best, wrong = np.where(right, mine, -np.inf).argmax(), np.where(right, -np.inf, mine).argmax()
+                rival = {"rival": others[answers[wrong]], "rival_score": float(mine[wrong])} if not right.all() else {}
+                yield {"direction": direction, "row": int(row), "query": names[row], "rank": 1 + int((mine[~right] >= mine[best]).sum()),
+                       "answer": others[answers[best]], "score": float(mine[best]), **rival}
+
+
+QUERY = ("direction", "row", "query", "rank", "answer", "score", "rival", "rival_score")
+
+
+def write_queries(path: Path, found: Iterator[dict]) -> None:
+    "Write them as csv or as lines of json, whole or not at all."
+    from cmr.files import write_text
+    text = io.StringIO(newline="")
+    if path.suffix == ".jsonl": text.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in found)
+    else:
+        table = csv.DictWriter(text, QUERY, lineterminator="\n")
+        table.writeheader()
+        table.writerows(found)
+    write_text(path, text.getvalue())
+
+
+def show_report(result: Report) -> None:
+    "Print recall of one model: on a terminal a table with colours."
+    if not sys.stdout.isatty(): return typer.echo(result.table())
+    ends = result.intervals or {}
+    def cell(name): return f"{getattr(result, name):.1f}" + (" [{:.1f}, {:.1f}]".format(*ends[name]) if name in ends else "")
+    def row(side): return [cell(f"{side}_{x}") for x in ("r1", "r5", "r10", "median", "mean")]
+    print_table(["R@1", "R@5", "R@10", "median", "mean"], [[f"{side} retrieval", *row(side)] for side in ("text", "image")])
+    typer.secho(f"R@sum {cell('rsum')}", bold=True)
+
+
+def evaluate_models(models: list[Path], data: Path | None, split: str | None, folds: int, scores: Path | None, queries: Path | None,
+                    max_bytes: int | None, device: str | None, engine: bool) -> None:
+    "Evaluate one model or several, print, and write the scores and the queries where that was asked."
     from cmr.data import open_split
     from cmr.files import alone_with, write_npy
+    from cmr.saving import model_folder
     from cmr.training import evaluate
     one = load_model(models[0], device) if len(models) == 1 else None
-    data = pick_data(data)
+    data, split = data_of(one[2] if one else model_folder(models[0]), data, split)
     where = open_split(data, split)
-    check_request(where, folds, scores, len(models) > 1)
+    check_request(where, folds, scores, queries, len(models) > 1)
     title = f"on {data}, split {split}{f', mean of {folds} folds' if folds > 1 else ''}"
     if one:
         result, matrix = evaluate(one[0], where, one[1], folds, max_bytes, out=scores, engine=engine)
-        typer.echo(f"{one[2]} {title}\n{result.table()}\n{INTERVALS}")
+        typer.echo(f"{one[2]} {title}")
+        show_report(result)
+        typer.echo(INTERVALS)
     else:
         with alone_with(scores, "give another name") if scores else nullcontext():
             reports, differences, matrix = evaluate_together(models, where, folds, max_bytes, device, engine)
@@ -155,17 +209,22 @@ def evaluate_models(models: list[Path], data: Path | None, split: str, folds: in
         show_reports(reports, differences)
     show_world(matrix, data, split)
     if scores: typer.echo(f"The scores are in {scores}, {matrix.shape[0]:,} images by {matrix.shape[1]:,} captions in float32")
+    if queries:
+        write_queries(queries, per_query(matrix.numpy(), where, folds))
+        typer.echo(f"A line for each query is in {queries}")
 
 
 @app.command("evaluate")
 def evaluate_command(
     models: Annotated[list[Path], PathArgument(metavar="MODEL...", help="Folder of a run (its best epoch is taken) or of a model; "
                                                  "several: each of them, and the mean of their scores.")],
-    data: Annotated[Path | None, PathOption(help="Data folder. Default: data/scenes.")] = None,
-    split: Annotated[str, typer.Option(help="test, dev, train, testall, ...")] = "test",
+    data: Annotated[Path | None, PathOption(help="Data folder. Default: what the (first) run learned from, by its recipe.json.")] = None,
+    split: Annotated[str | None, typer.Option(help="test, dev, train, testall, ... Default: test, or dev where there is no test.")] = None,
     folds: Annotated[int, typer.Option(min=1, help="Report the mean over so many equal parts of the images; COCO's 5 x 1K is 5.")] = 1,
     scores: Annotated[Path | None, PathOption(help="Write all scores, images by captions, to this .npy file as they come; the same "
                                                    "command again goes on with it. Of several models: their mean, at the end.")] = None,
+    queries: Annotated[Path | None, PathOption("--per-query", help="Write a line for each query to this .csv or .jsonl: direction, query, "
+                                               "rank, best right answer, best wrong one, and the score of each.")] = None,
     max_memory: Annotated[str | None, typer.Option(help="What the scoring may take at a time, such as 500MB or 2GB. "
                                                       "Default: what suits the machine.")] = None,
     imports: Imports = None,
@@ -177,7 +236,7 @@ def evaluate_command(
     \b
     Examples:
       cmr evaluate runs/scenes-imram
-      cmr evaluate runs/scenes-imram --split dev
+      cmr evaluate runs/scenes-imram --split dev --per-query queries.csv
       cmr evaluate runs/text-imram runs/image-imram      each, and their ensemble
       cmr evaluate runs/scenes-mine --import my_module
       cmr evaluate runs/coco --data data/coco --split testall --folds 5
@@ -194,4 +253,4 @@ def evaluate_command(
     another model or other data the file is refused, as is a file of that name
     that is none of scores: delete it, or give another name.
     """
-    evaluate_models(models, data, split, folds, scores, as_bytes(max_memory), device, engine)
+    evaluate_models(models, data, split, folds, scores, queries, as_bytes(max_memory), device, engine)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cmr.cli.app import Device, Imports, PathArgument, PathOption, app
-from cmr.cli.data import pick_data
+from cmr.cli.data import data_of
 from cmr.cli.evaluate import load_model
 
 if TYPE_CHECKING: from cmr.search.explain import Found, Search
@@ -57,17 +57,19 @@ def draw_hits(path: Path, finder: Search, found: Found, row: int | None, picture
     with atomic_write(path) as partial: figure.savefig(partial, format=path.suffix[1:] or "png", dpi=100)
 
 
-def open_finder(model: Path, place: Path, split: str, shortlist: int, index: Path | None, fit: bool, extractor: str | None,
-                device: str | None, store: tuple[str, str] | None) -> Search:
-    "Model and place."
+def open_finder(model: Path, place: Path | None, data: Path | None, split: str | None, shortlist: int, index: Path | None, fit: bool,
+                extractor: str | None, device: str | None, store: tuple[str, str] | None) -> tuple[Search, Path, str]:
+    "Model and place: the one named, else its run's data; and where that is, and which split of it."
     from cmr.data import open_split
     from cmr.search import learn_maps
     from cmr.search.calibration import read_calibration
     from cmr.search.explain import Search
     trained, vocabulary, folder = load_model(model, device)
+    place, split = data_of(folder, place or data, split)
     maps = (lambda: learn_maps(trained, open_split(place, "train"), vocabulary)) if fit and not (index and index.is_file()) else None
-    return Search((trained, vocabulary), place, split, shortlist, read_calibration(folder, trained), index=index, maps=maps, store=store,
-                  extractor=extractor)
+    finder = Search((trained, vocabulary), place, split, shortlist, read_calibration(folder, trained), index=index, maps=maps, store=store,
+                    extractor=extractor)
+    return finder, place, split
 
 
 def check_fit(finder: Search, fit: bool, index: Path | None, captions: bool) -> None:
@@ -96,8 +98,9 @@ def search_command(
                                                     "else pictures like it.")] = None,
     image: Annotated[str | None, typer.Option(help="Ask with the image of this id in the data folder: finds captions.")] = None,
     row: Annotated[int | None, typer.Option(min=0, help="The same by its row in the split, counted from 0.")] = None,
-    data: Annotated[Path | None, PathOption(help="Data folder. Default: data/scenes.")] = None,
-    split: Annotated[str, typer.Option(help="Of a data folder: test, dev, train, testall, ...")] = "test",
+    data: Annotated[Path | None, PathOption(help="Data folder. Default: what the run learned from, as its recipe.json says.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of a data folder: test, dev, train, testall, ... Default: test, or dev where there is "
+                                              "no test.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many answers.")] = 5,
     at_least: Annotated[float | None, typer.Option(min=0, max=1, help="Hide answers that are less likely to be right (a calibrated "
                                                    "model only: cmr calibrate).")] = None,
@@ -134,9 +137,8 @@ def search_command(
     place, query = pick_query(words or [], 3 - [picture, image, row].count(None), data)
     if shortlist < top: raise ValueError(f"--shortlist {shortlist} is shorter than --top {top}: look at more, or ask for fewer")
     if page and page.suffix != ".html": raise ValueError(f"--html {page}: a page's name ends in .html")
-    place = place or pick_data(data)
-    finder = open_finder(model, place, split, shortlist, index, fit, extractor, device,
-                         (qdrant, collection) if qdrant else None)
+    finder, place, split = open_finder(model, place, data, split, shortlist, index, fit, extractor, device,
+                                       (qdrant, collection) if qdrant else None)
     try:
         check_fit(finder, fit, index, query is None)
         answer(finder, query, picture, image, row, top, at_least, as_json, page, figure, place, split)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cmr.cli.app import Device, Engine, Imports, PathOption, Settings, app, read_settings
+from cmr.cli.app import Device, Engine, Imports, PathOption, Settings, app, read_settings, say
 from cmr.cli.data import pick_data
 
 if TYPE_CHECKING: from cmr.training import Recipe
@@ -66,20 +67,33 @@ def adjust(
     return change(with_options(for_model(recipe, model) if model else recipe, settings, args), more)
 
 
+def suited(recipe: Recipe, data: Path, settings: tuple) -> Recipe:  # settings: as the last three arguments of `adjust`
+    "A recipe that fits few captions, said in a line; what was set by hand stays."
+    from cmr.data import open_split
+    from cmr.training.recipes import for_few
+    fields, _, more = settings
+    captions = len(open_split(data, "train"))
+    found = for_few(recipe, captions, {*more, *(key for key, value in fields.items() if value is not None)})
+    changed = {key: getattr(found, key) for key in ("min_count", "batch_size", "epochs", "warmup_steps")
+               if getattr(found, key) != getattr(recipe, key)}
+    if changed: say(f"Few captions ({captions:,}): {', '.join(f'{key}={value}' for key, value in changed.items())}; --set changes any")
+    return found
+
+
 def ablation_arguments(names: list[str] | None) -> dict[str, Any]:
     "CAMP's arguments for rows of its Table 3."
     from cmr.camp import ablation
     return ablation(*names) if names else {}
 
 
-def show_summary(result: dict) -> None:
+def show_summary(result: dict, imports: list[str] | None) -> None:
     "What came out, and what to type next."
     typer.echo(f"{result['stopped']}: {result['epochs']} epochs, {result['step']} steps, {result['parameters']:,} weights, "
                f"{result['seconds']:.0f} s on {result['device']}, {result['waiting']:.1%} of the training spent waiting for data")
     if result["best"]:
         typer.echo(f"best: epoch {result['best_epoch']}, dev R@sum {result['best']['rsum']:.1f}; "
                    f"the curves are in {result['out']}/curves.png")
-    typer.echo(f"Next: cmr evaluate {result['out']}")
+    typer.echo("Next: " + shlex.join(["cmr", "evaluate", result["out"], *(word for name in imports or [] for word in ("--import", name))]))
 
 
 def recipe_of_run(out: Path, data: Path | None) -> tuple[Recipe, Path | None]:  # and the data folder, where it is noted
@@ -101,11 +115,12 @@ def start(
     resume: bool,
     settings: tuple,       # as the last three arguments of `adjust`
     device: str | None,
+    imports: list[str] | None = None,
     **how,                 # as for `cmr.training.train`
 ) -> None:
     "Find data and recipe, train, and say what came out; under a launcher every process does it, and the first one speaks."
     rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
-    if not rank: typer.echo("Reading the recipe and the data ...", err=True)  # PyTorch takes seconds to come
+    say("Reading the recipe and the data ...")  # PyTorch takes seconds to come
     from cmr.training import train
     base, recorded = recipe_of_run(out, data) if resume and out and not (recipe and data) else (None, None)
     data = data or recorded
@@ -113,11 +128,12 @@ def start(
         raise ValueError("several processes: say with --data which data folder they share (`cmr data scenes` makes one)")
     data = pick_data(data)
     final = adjust(pick_recipe(recipe, data, device, model) if recipe or base is None else base, model, *settings)
+    if recipe or base is None: final = suited(final, data, settings)
     out = out or Path("runs") / f"{final.name}-{final.matcher}"
     shared = f" with {world_size} processes" * (world_size > 1)
-    if not rank: typer.echo(f"Training {final.matcher} on {data} by the recipe {final.name}{shared}; the run goes to {out}")
+    say(f"Training {final.matcher} on {data} by the recipe {final.name}{shared}; the run goes to {out}")
     result = train(final, data, out, resume, device, **how)
-    if not rank: show_summary(result)
+    if not rank: show_summary(result, imports)
     if world_size > 1:
         from torch import distributed
         distributed.destroy_process_group()
@@ -150,6 +166,10 @@ def train_command(
                                                     "Default: the recipe's.")] = None,
     vocabulary: Annotated[Path | None, PathOption(help="A published vocabulary (json) whose words are taken instead of those of the "
                                                       "training captions.")] = None,
+    eval_every: Annotated[int | None, typer.Option(min=1, help="Evaluate on dev after so many steps, too. Best is chosen by whole "
+                                                     "epochs.")] = None,
+    dev_images: Annotated[int | None, typer.Option(min=2, help="Evaluate on the first so many images of dev: quicker where dev is "
+                                                     "large.")] = None,
     warmup_steps: Annotated[int | None, typer.Option(min=0, help="Steps with all negatives first. Default: the recipe's, "
                                                        "or what the model needs.")] = None,
     settings: Settings = None,
@@ -160,7 +180,8 @@ def train_command(
     engine: Engine = True,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read data ahead. "
                                                   "Default: 0 on a CPU, up to 4 on a GPU.")] = None,
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps, with a checkpoint: to try things out.")] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps, with a checkpoint and an evaluation on dev: "
+                                                    "to try things out.")] = None,
 ):
     """Train a model and keep its best epoch by R@sum on the dev split. Ctrl-C saves a checkpoint first, and so do
     SIGTERM and SIGHUP (a shutdown, a closed terminal).
@@ -177,7 +198,7 @@ def train_command(
 
     \b
     On several GPUs or machines, which share each batch (or, with --device cpu, on one CPU):
-      accelerate launch --multi_gpu --num_processes 4 -m cmr.cli train --data D
+      accelerate launch --multi_gpu --num_processes 4 -m cmr.cli train --data data/f30k
 
     \b
     The run's folder then holds
@@ -189,6 +210,7 @@ def train_command(
     """
     args = {"embed_dim": embed_dim, "steps": steps, "direction": direction, "pooling": pooling, "memory": memory, "variant": variant}
     fields = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "warmup_steps": warmup_steps,
-              "min_count": min_count, "vocabulary": vocabulary and str(vocabulary)}
+              "eval_every": eval_every, "dev_images": dev_images, "min_count": min_count, "vocabulary": vocabulary and str(vocabulary)}
     asked = fields, {**args, **ablation_arguments(ablation)}, read_settings(settings)
-    start(data, recipe, model, out, resume, asked, device, precision=precision, max_steps=max_steps, workers=workers, engine=engine)
+    start(data, recipe, model, out, resume, asked, device, imports, precision=precision, max_steps=max_steps, workers=workers,
+          engine=engine)
