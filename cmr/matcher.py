@@ -40,6 +40,12 @@ class Portable(PyTorchModelHubMixin):
         "A model with its authors' weights (`cmr.shelf.released.from_released`)."
         from cmr.shelf.released import from_released
         return from_released(cls, *weights, **options)
+    def encode(self, what):
+        "Fragments of a sentence, a picture or its file, or of several of either (`cmr.search.explain.encode`)."
+        from cmr.search.explain import encode
+        return encode(self, what)
+    def generate_model_card(self, **about):
+        return importlib.import_module("cmr.saving").model_card(self, **about)
     def _save_pretrained(self, save_directory):
         importlib.import_module("cmr.saving").write_model(self, save_directory)
 

@@ -160,6 +160,35 @@ def save(
         raise OSError(problem.errno, f"saving the model in {folder}: {problem.strerror or problem}") from problem
 
 
+def model_card(
+    model: Matcher,
+    recipe: Mapping[str, Any] = {},   # settings that it was trained by
+    data: str = "",                   # that it learned from, in words
+    report: Any = None,               # a `cmr.recall.Report`
+    tested: str = "",                 # what that was measured on, in words
+    licence: str = "other",           # of the weights, as the hub names licences
+) -> huggingface_hub.ModelCard:
+    "README.md for the hub: what the model is, learned from and reaches, how it was trained, and three lines that use it."
+    name = type(model).__name__
+    found = [] if report is None else [
+        huggingface_hub.EvalResult(task_type="image-text-retrieval", dataset_type="image-text", dataset_name=tested or "test",
+                                   metric_type="recall", metric_name=key, metric_value=round(float(getattr(report, key)), 1))
+        for key in ("text_r1", "image_r1", "rsum")]
+    about = huggingface_hub.ModelCardData(license=licence, library_name="cmr", tags=["image-text-retrieval", name.lower()],
+                                          model_name=name if found else None, eval_results=found or None)
+    extractor = f"by `{model.extractor}`" if model.extractor else "by an extractor that it doesn't name: ask whoever trained it"
+    settings = "".join(f"| {key} | `{json.dumps(value)}` |\n" for key, value in recipe.items())
+    reached = f"On {tested or 'the test split'}, in percent, with 95% intervals over images:\n\n```text\n{report and report.table()}\n```"
+    parts = [f"---\n{about.to_yaml()}\n---\n\n# {name}\n\nAn image-text matcher of the package cmr: "
+             "it scores every picture against every sentence.",
+             f"**Learned from** {data or 'data that its author does not name'}. **Region features** {extractor}.",
+             f"## What it reaches\n\n{reached}" if found else "",
+             f"## How it was trained\n\n| setting | |\n|---|---|\n{settings}".rstrip() if settings else "",
+             f"## Use\n\n```python\nimport cmr\nmodel, vocabulary = cmr.load(\"OWNER/NAME\")\nmodel.encode(\"a sentence\")\n```\n\n"
+             f"{sum(p.numel() for p in model.parameters()):,} weights. Licence of the weights: {licence}."]
+    return huggingface_hub.ModelCard("\n\n".join(part for part in parts if part) + "\n")
+
+
 # --- found -------------------------------------------------------------------------------------------------------------------------
 
 def near_folders(path: Path) -> list[Path]:  # that is not there -> at most three

@@ -2,7 +2,8 @@
 
 from cmr.cli.app import app
 
-from cmr.cli import data, download, imports, check, features, train, evaluate, search, calibrate, mine, compare, reproduce, speedrun, models  # isort: skip  # noqa: E401  in the order in which the help lists them
+from cmr.cli import (demo, data, download, imports, check, features, train, evaluate, search, calibrate, mine, compare,  # isort: skip
+                     reproduce, speedrun, push, models)  # in the order in which the help lists them
 
-__all__ = ["app", "calibrate", "check", "compare", "data", "download", "evaluate", "features", "imports", "mine", "models", "reproduce",
-           "search", "speedrun", "train"]
+__all__ = ["app", "calibrate", "check", "compare", "data", "demo", "download", "evaluate", "features", "imports", "mine", "models", "push",
+           "reproduce", "search", "speedrun", "train"]

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..data import ImageCaptions, Vocabulary, open_split, splits, tokenize
 from ..data.extractors import Extractor, ExtractorInfo, create_extractor
-from ..data.photos import PictureFeatures, extract, find_pictures, open_features, read_picture
+from ..data.photos import ENDINGS, PictureFeatures, extract, find_pictures, open_features, read_picture
 from ..encoders import Fragments
 from ..fast.scoring import check_fits, evaluating
 from ..files import FromFile, alone_with, digest, need_file, open_npy, printable, read_json, write_text
@@ -35,8 +35,8 @@ from .words import Words, explain, words_of
 # %% auto #0
 __all__ = ['STYLE', 'NOTHING', 'Hit', 'jpeg', 'notes_of', 'table_of', 'json_of', 'html_of', 'Found', 'Place', 'Seen', 'stamps',
            'encode_features', 'pictures_gallery', 'is_data', 'data_place', 'features_place', 'gallery_place',
-           'open_place', 'row_of', 'boxes_of', 'unknown_words', 'load_any', 'Search', 'extractor_of', 'hide', 'ranked',
-           'for_sentence', 'judge', 'for_picture', 'like', 'ask_with']
+           'open_place', 'row_of', 'boxes_of', 'unknown_words', 'load_any', 'Search', 'extractor_of', 'encode', 'hide',
+           'ranked', 'for_sentence', 'judge', 'for_picture', 'like', 'ask_with']
 
 # %% ../../nbs/search/explain.ipynb #92e1cfe6
 @dataclass
@@ -402,6 +402,21 @@ def extractor_of(model: Matcher) -> Extractor:
         raise ValueError(f"the model learned from features of {model.extractor}, here that extractor is {made.info}: "
                          "install the version that it was trained with, or train a model on these")
     return made
+
+# %% ../../nbs/search/explain.ipynb #a3157493
+def encode(
+    model: Matcher,  # with its vocabulary; for pictures, one that says who made its features
+    what: Any,       # a sentence, a picture or its file (a Path, or a text with a picture's ending); or a list of one kind
+) -> Fragments:      # (B, k, d) on the CPU
+    "What a model makes of words or pictures, `Matcher.encode`. ValueError for a mixed list, and as `ask`, `extractor_of`, `read_picture`."
+    many = list(what) if isinstance(what, (list, tuple)) else [what]
+    shown = [not isinstance(one, str) or Path(one).suffix.lower() in ENDINGS for one in many]
+    if not many or len(set(shown)) > 1: raise ValueError("give sentences or pictures, one at least, and not both in one list")
+    if shown[0]:
+        features, _ = extractor_of(model)([one if isinstance(one, Image.Image) else read_picture(Path(one)) for one in many])
+        with evaluating(model): return model.encode_images(features.to(model.device)).to("cpu")
+    if model.vocabulary is None: raise ValueError("this model has no vocabulary: take it from cmr.load, or set model.vocabulary")
+    return Fragments.cat([ask(model, model.vocabulary, sentence) for sentence in many])
 
 # %% ../../nbs/search/explain.ipynb #26b6693e
 def hide(

@@ -1,0 +1,57 @@
+"""`cmr push`: a trained model to the Hugging Face hub, with a card that says what it reaches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmr.cli.app import Device, PathArgument, PathOption, app
+
+
+@app.command("push")
+def push_command(
+    run: Annotated[Path, PathArgument(help="Folder of a run, as cmr train made it.")],
+    name: Annotated[str | None, typer.Argument(help="owner/name on the hub.")] = None,
+    to: Annotated[Path | None, PathOption(help="Write what would be sent to this folder instead, and send nothing.")] = None,
+    data: Annotated[Path | None, PathOption(help="Data folder to evaluate on. Default: the one the run was trained on.")] = None,
+    split: Annotated[str, typer.Option(help="The split whose recalls the card shows.")] = "test",
+    about: Annotated[str | None, typer.Option(help="What it learned from, in words. Default: the data folder's name.")] = None,
+    licence: Annotated[str, typer.Option(help="Licence of the weights, as the hub names it, such as apache-2.0.")] = "other",
+    private: Annotated[bool, typer.Option("--private", help="Only you can see it.")] = False,
+    device: Device = None,
+):
+    """Evaluate a run's best model and send it to the hub: weights, config, vocabulary, and a card with data, recipe,
+    recalls with their intervals, extractor and licence. `hf auth login` or HF_TOKEN say who you are.
+
+    \b
+    Examples:
+      cmr push runs/scenes-imram --to card
+      cmr push runs/scenes-imram me/imram-scenes --licence apache-2.0
+    """
+    if bool(name) == bool(to): raise ValueError("say owner/name to send the model to, or --to FOLDER to look at it first")
+    if name and name.count("/") != 1: raise ValueError(f"{name}: the hub's names are owner/name")
+    from dataclasses import asdict
+
+    from cmr.data import open_split
+    from cmr.saving import load, model_card, model_folder
+    from cmr.training import evaluate, make_accelerator, read_recipe
+    recipe, recorded = read_recipe(run)
+    where = data or recorded
+    model, vocabulary = load(model_folder(run))
+    report, _ = evaluate(model.to(make_accelerator(device).device), open_split(where, split), vocabulary)
+    settings = {key: value for key, value in asdict(recipe).items() if value not in (None, {}, [], False) and key != "after"}
+    told = {"recipe": json.loads(json.dumps(settings)), "data": about or Path(recorded).name, "report": report,
+            "tested": f"{Path(where).name}, split {split}", "licence": licence}
+    model = model.cpu()
+    if to or not name:
+        to = Path(to or "")
+        to.mkdir(parents=True, exist_ok=True)
+        (to / "README.md").unlink(missing_ok=True)
+        model.save_pretrained(to, model_card_kwargs=told)
+        typer.echo(f"{to}: README.md, config.json, model.safetensors and vocab.json, as `cmr push {run} OWNER/NAME` would send them")
+        return
+    model_card(model, **told).validate()
+    typer.echo(f"sent: {model.push_to_hub(name, private=private, model_card_kwargs=told)}")

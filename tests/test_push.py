@@ -1,0 +1,71 @@
+"A model for the hub: what is sent, and what its card says. The hub itself is a stand-in."
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import cmr
+from cmr.cli import app
+from cmr.saving import model_card
+from cmr.training import RECIPES, train
+from cmr.training.recipes import change, for_model
+from cmr.world.regions import make_scenes
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    here = tmp_path_factory.mktemp("push")
+    make_scenes(here / "world", counts={"train": 40, "dev": 12, "test": 12}, progress=False)
+    recipe = change(for_model(RECIPES["scenes"], "vse"), {"epochs": "1", "embed_dim": "8", "word_dim": "8"})
+    train(recipe, here / "world", here / "run", device="cpu", progress=False)
+    return here / "run"
+
+
+def said(*words): return CliRunner().invoke(app, ["push", *map(str, words)])
+
+
+def test_what_would_be_sent(run, tmp_path):
+    found = said(run, "--to", tmp_path / "card", "--licence", "apache-2.0", "--about", "a small drawn world", "--device", "cpu")
+    assert found.exit_code == 0, found.output
+    assert sorted(path.name for path in (tmp_path / "card").iterdir()) == ["README.md", "config.json", "model.safetensors", "vocab.json"]
+    card = (tmp_path / "card/README.md").read_text()
+    for part in ("license: apache-2.0", "a small drawn world", "world, split test", "R@sum", " [", "| epochs | `1` |", "by an extractor that it doesn't name"): assert part in card, part
+    assert str(run.parent) not in card                                  # nothing of this machine
+    model, vocabulary = cmr.load(tmp_path / "card")
+    before, _ = cmr.load(run / "best")
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), before.state_dict().values(), strict=True))
+    assert torch.equal(model.encode("a red circle").values, before.encode("a red circle").values) and len(vocabulary) == model.vocab_size
+
+
+def test_sent(run, monkeypatch):
+    "push_to_hub gets the whole folder, the card in it."
+    from huggingface_hub import HfApi
+    sent = {}
+
+    def upload(self, *, repo_id, folder_path, **_):
+        sent.update({path.name: path.read_bytes() for path in folder_path.iterdir()}, repo=repo_id)
+        return "https://hub.example/me/small"
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **_: type("Url", (), {"repo_id": repo_id}))
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    from huggingface_hub import ModelCard
+    monkeypatch.setattr(ModelCard, "validate", lambda self, **_: None)  # asks the hub
+    found = said(run, "me/small", "--device", "cpu")
+    assert found.exit_code == 0 and "https://hub.example/me/small" in found.output, found.output
+    assert sent["repo"] == "me/small" and json.loads(sent["vocab.json"]) and b"image-text-retrieval" in sent["README.md"]
+
+
+@pytest.mark.parametrize(("words", "message"), [((), "say owner/name"), (("me/small", "--to", "card"), "say owner/name"), (("small",), "owner/name")])
+def test_refused(run, words, message):
+    found = said(run, *words)
+    assert found.exit_code == 2 and message in found.output and "Traceback" not in found.output
+
+
+def test_a_card_of_a_model_alone():
+    model = cmr.create_model("vse", region_dim=4, vocab_size=9, embed_dim=4, word_dim=4)
+    model.extractor = "toy, 4 numbers"
+    text = str(model_card(model))
+    assert "**Region features** by `toy, 4 numbers`" in text
+    assert "What it reaches" not in text and "How it was trained" not in text and "data that its author does not name" in text
