@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from . import MODEL_HOMES
 from .data.vocabulary import Vocabulary
+from .documented import Documented
 from .encoders import Fragments, RegionEncoder, WordEncoder
 from .losses import Loss, Triplet
 from .similarity import l2_normalize, wide
@@ -25,41 +26,40 @@ __all__ = ['MODELS', 'Portable', 'Matcher', 'instructions', 'same_code', 'regist
 # %% ../nbs/05_matcher.ipynb #0c0ffc74
 class Portable(PyTorchModelHubMixin):
     "How a model comes and goes. The work is done elsewhere: these are the only imports that run up."
-    vocabulary_class: type[Vocabulary] = Vocabulary # builds and loads its words: a model may have its own
-    vocabulary: Vocabulary | None = None            # the words it was trained with, once it was
-    extractor: object = None                        # who made the features that it learned from
+    vocabulary: Vocabulary | None = None # the words it was trained with, once it was
+    extractor: object = None             # who made the features that it learned from
     config = property(lambda self: dict(self._hub_mixin_config or {}), doc="The arguments it was made with.")
     @classmethod
     def from_pretrained(cls, where, **options):
         "A model from a folder, or from the hub by its owner/name (`cmr.saving.from_pretrained`)."
-        from cmr.saving import from_pretrained
-        return from_pretrained(cls, where, **options)
+        return importlib.import_module("cmr.saving").from_pretrained(cls, where, **options)
     _from_pretrained = classmethod(lambda c, **o: importlib.import_module("cmr.saving").from_mixin(c, **o))
     @classmethod
     def from_released(cls, *weights, **options):
         "A model with its authors' weights (`cmr.shelf.released.from_released`)."
-        from cmr.shelf.released import from_released
-        return from_released(cls, *weights, **options)
+        return importlib.import_module("cmr.shelf.released").from_released(cls, *weights, **options)
     def encode(self, what):
-        "Fragments of a sentence, a picture or its file, or of several of either (`cmr.search.explain.encode`)."
-        from cmr.search.explain import encode
-        return encode(self, what)
+        "Fragments of a sentence, a picture or its file, or of several (`cmr.search.explain.encode`)."
+        return importlib.import_module("cmr.search.explain").encode(self, what)
     def generate_model_card(self, **about):
         return importlib.import_module("cmr.saving").model_card(self, **about)
     def _save_pretrained(self, save_directory):
         importlib.import_module("cmr.saving").write_model(self, save_directory)
 
 # %% ../nbs/05_matcher.ipynb #dc9817ed
-class Matcher(nn.Module, Portable):
+class Matcher(nn.Module, Portable, metaclass=Documented): # help(Matcher) is short
     "Encodes each side once, scores all images with all captions. A subclass has encoders and `score`."
     image_encoder: nn.Module           # features (B, m, f), mask (B, m) -> Fragments; usually a RegionEncoder
     text_encoder: nn.Module            # tokens (B, n), lengths (B,) -> Fragments; usually a WordEncoder
+    vocabulary_class: type[Vocabulary] = Vocabulary # builds and loads its words
     warmup_steps = 0                   # steps with all rivals that its training needs first
     max_words: int | None = None       # where its paper cuts captions
 
     region_dim = property(lambda self: self.config["region_dim"], doc="Width of a region's feature.")
     vocab_size = property(lambda self: self.config["vocab_size"], doc="Words it knows, marks included.")
     device = property(lambda self: next(self.parameters()).device, doc="Where its weights are.")
+
+    def __dir__(self): return sorted({*super().__dir__(), *type.__dir__(type(self))})
 
     def encode_images(self, features: Tensor, mask: Tensor | None = None) -> Fragments:
         "Regions (B, m, f), mask (B, m) or None where all are real: what depends on images alone, (B, m, d)."
