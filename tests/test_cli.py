@@ -1,6 +1,13 @@
 """What a user types, and what comes back."""
 
 import configparser
+import csv
+import io
+import json
+import os
+import shlex
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -171,7 +178,6 @@ def test_convert(tmp_path):
 def test_convert_from_karpathys_json(tmp_path):
     images = [{"filename": f"{i}.jpg", "split": split, "sentences": [{"raw": f"dog {i}", "tokens": ["dog", str(i)], "sentid": i}]}
               for i, split in enumerate(("train", "train", "val", "test"))]
-    import json
     (tmp_path / "dataset.json").write_text(json.dumps({"images": images}))
     np.save(tmp_path / "features.npy", np.arange(24, dtype="float32").reshape(4, 2, 3))
     call("data", "convert", tmp_path / "dataset.json", tmp_path / "a", "--features", tmp_path / "features.npy")
@@ -397,7 +403,7 @@ def test_a_model_of_ones_own_from_the_command_line(own, world):
     said = call("train", "--data", world, "--model", "pairwise", "--out", "run", *QUICK, "--set", "sharpness=3", *use)
     assert "Training pairwise" in said and "Note: Pairwise has no image_encoder.standardise" in said
     assert cmr.training.read_recipe("run")[0].args == {"embed_dim": 8, "sharpness": 3}
-    assert "R@sum" in call("evaluate", "run", "--data", world, *use)
+    assert f"Next: cmr evaluate run --import {own}" in said and "R@sum" in call(*shlex.split(said.splitlines()[-1])[2:])
     found = call("search", "run", "a red dog runs", "--data", world, "--top", 6, "--index", "gallery.safetensors", *use)
     assert len(found.splitlines()) == 6 == len(call("search", "run", "--image", 2, "--data", world, "--top", 6, *use).splitlines())
     few = ("--data", world, "--epochs", 1, "--embed-dim", 8, "--device", "cpu", "--out", "both")
@@ -447,3 +453,173 @@ def test_a_published_checkpoint_is_called_one_by_every_command(tmp_path, monkeyp
     torch.save({"model": [{"fc.weight": torch.zeros(2, 2)}]}, tmp_path / "model_best.pth.tar")
     said = call(*words, code=2).strip().splitlines()[-1]
     assert said.startswith("Error: ") and "model_best.pth.tar" in said and "PyTorch checkpoint" in said and "cmr import checkpoint" in said
+
+
+# whose data
+
+@pytest.fixture
+def nothing_is_drawn(monkeypatch): monkeypatch.setattr(cmr.world, "make_scenes", lambda *_: pytest.fail("a world was drawn"))
+
+
+def test_the_last_line_works_as_printed_on_anybodys_data(run, world, tmp_path, monkeypatch, nothing_is_drawn):
+    monkeypatch.chdir(tmp_path)
+    out, said = run
+    last = shlex.split(said.splitlines()[-1])
+    assert last[:3] == ["Next:", "cmr", "evaluate"]
+    assert call(*last[2:]) == call("evaluate", out, "--data", world) and f"on {world}, split test" in call(*last[2:])
+    assert call("search", out, "a red dog") == call("search", out, "a red dog", "--data", world)
+    assert f"on {world}" in call("evaluate", out / "best", out / "last")
+    assert not os.listdir()
+
+
+def test_data_that_is_gone_is_said_and_none_is_drawn_instead(run, world, tmp_path, monkeypatch, nothing_is_drawn):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(world, "mine with a space")
+    done = call("train", "--data", "mine with a space", "--out", "my run", *QUICK, "--max-steps", 1)
+    assert "R@sum" in call(*shlex.split(done.splitlines()[-1])[2:])
+    shutil.move("mine with a space", "moved")
+    for words in (["evaluate"], ["search"], ["calibrate"]):
+        said = call(*words, "my run", *["a dog"] * (words == ["search"]), code=2).strip().splitlines()
+        assert len(said) == 1 and said[0].startswith("Error: the run my run learned from mine with a space, which is not there") and "--data" in said[0]
+    assert "R@sum" in call("evaluate", "my run", "--data", "moved")
+    shutil.copytree(run[0] / "best", "bare")
+    for words in (["evaluate", "bare"], ["search", "bare", "a dog"]):
+        assert "Error: bare does not say what it learned from: name a data folder with --data" in call(*words, code=2)
+
+
+def test_without_a_test_split_dev_is_asked(run, world, tmp_path):
+    data = shutil.copytree(world, tmp_path / "data")
+    (data / "test.h5").unlink()
+    assert "split dev" in call("evaluate", run[0], "--data", data)
+    assert call("search", run[0], "a red dog", "--data", data) == call("search", run[0], "a red dog", "--data", world, "--split", "dev")
+    assert "no split 'test'" in call("evaluate", run[0], "--data", data, "--split", "test", code=2)
+
+
+# few captions, and looks at dev
+
+def test_few_captions_are_noticed_and_what_is_set_stays(world, tmp_path):
+    few = ["train", "--data", world, "--recipe", "f8k-small", "--embed-dim", 8, "--device", "cpu", "--max-steps", 1]
+    assert "Few captions (40): min_count=1, batch_size=8, epochs=60, decay_every=45, warmup_steps=150; --set changes any" in call(*few, "--out", tmp_path / "a")
+    said = call(*few, "--out", tmp_path / "b", "--epochs", 3, "--set", "min_count=2", "--set", "batch_size=16")
+    recipe, _ = cmr.training.read_recipe(tmp_path / "b")
+    assert (recipe.epochs, recipe.min_count, recipe.batch_size, recipe.warmup_steps, recipe.decay_every) == (3, 2, 16, 4, 6)
+    assert "Few captions (40): warmup_steps=4; --set changes" in said
+    assert "Few" not in call("train", "--resume", "--out", tmp_path / "b") and cmr.training.read_recipe(tmp_path / "b")[0] == recipe
+
+
+def test_many_captions_change_no_recipe():
+    from cmr.training.recipes import FEW, RECIPES, for_few
+    assert FEW <= 15_000 and all(for_few(recipe, FEW) is recipe for recipe in RECIPES.values())  # the built-in world has so many
+    for recipe in RECIPES.values():
+        found = for_few(recipe, 300)
+        assert found.matcher == recipe.matcher and found.args == recipe.args and found.epochs >= recipe.epochs and found.batch_size <= 8
+        steps = found.epochs * -(-300 // found.batch_size)
+        assert (found.warmup_steps or 0) <= steps // 2 and (found.after is None) == (recipe.after is None)
+
+
+def test_looks_at_dev_change_nothing(world, tmp_path):
+    usual = ["train", "--data", world, *QUICK, "--seed", 3]
+    call(*usual, "--out", tmp_path / "a")
+    said = call(*usual, "--out", tmp_path / "b", "--eval-every", 2)
+    assert [line.split()[1] for line in said.splitlines() if line.startswith("step ")] == ["2:", "4:"] and "dev R@sum" in said
+    read = [(tmp_path / name / "best" / "model.safetensors").read_bytes() for name in "ab"]
+    assert read[0] == read[1]
+    said = call(*usual, "--out", tmp_path / "c", "--max-steps", 3)
+    assert [line.split(":")[0] for line in said.splitlines() if line.startswith("step ")] == ["step 3"]
+    assert "R@sum" in call("evaluate", tmp_path / "c")
+
+
+def test_a_part_of_dev_is_remembered(world, tmp_path):
+    usual = ["train", "--data", world, *QUICK, "--out", tmp_path / "run"]
+    call(*usual, "--dev-images", 4, "--max-steps", 2)
+    assert "dev images was 4" not in call("train", "--resume", "--out", tmp_path / "run")
+    state = cmr.training.read_checkpoint(tmp_path / "run" / "last" / "training.pt")
+    assert (state["data"]["dev_images"], state["data"]["dev_captions"]) == (4, 8)
+    assert "dev_images was 4, now 5" in call("train", "--resume", "--out", tmp_path / "run", "--set", "dev_images=5", code=2)
+    from cmr.training import evaluate
+    from cmr.training.checkpoints import first_images
+    model, words = cmr.load(tmp_path / "run" / "best")
+    row = next(csv.DictReader(io.StringIO((tmp_path / "run" / "metrics.csv").read_text())))
+    assert float(row["rsum"]) == evaluate(model, first_images(open_split(world, "dev"), 4), words)[0].rsum
+    assert first_images(open_split(world, "dev"), 6).n_images == 6
+
+
+# a line for each query
+
+@pytest.mark.parametrize("folds", [1, 2])
+def test_a_line_for_each_query(folds, run, world, tmp_path):
+    from cmr.recall import fold_ranks
+    split = open_split(world, "test")
+    for name in ("q.csv", "q.jsonl"):
+        call("evaluate", run[0], "--folds", folds, "--per-query", tmp_path / name, "--scores", tmp_path / "s.npy")
+    rows, lines = list(csv.DictReader((tmp_path / "q.csv").open(encoding="utf-8"))), (tmp_path / "q.jsonl").read_text(encoding="utf-8")
+    again = [json.loads(line) for line in lines.splitlines()]
+    assert [{key: str(value) for key, value in one.items()} for one in again] == rows and len(rows) == 6 + 12
+    scores = np.load(tmp_path / "s.npy")
+    parts = fold_ranks(scores, split.image_of_caption, folds)
+    for n, direction in enumerate(("text", "image")):
+        mine = [one for one in again if one["direction"] == direction]
+        assert [one["rank"] - 1 for one in mine] == np.concatenate([part[n] for part in parts]).tolist()
+    first = again[0]
+    right = split.image_of_caption == 0
+    assert first["query"] == split.ids[0] and first["answer"] in split.captions[:2] and first["score"] == scores[0, right].max()
+    assert folds > 1 or first["rival_score"] == scores[0, ~right].max()
+    assert "ends in .csv" in call("evaluate", run[0], "--per-query", tmp_path / "q.txt", code=2)
+
+
+# how far, and how it ends
+
+def test_bars_are_lines_where_no_terminal_shows_them(monkeypatch):
+    from tqdm.auto import tqdm
+
+    from cmr.cli.app import bars
+    class Terminal(io.StringIO):
+        def isatty(self): return True
+    def shown(file, quiet=False):
+        with bars(quiet):
+            bar = tqdm(total=4, desc="epoch 1", file=file, mininterval=0)
+            for _ in range(4):
+                bar.update()
+                bar.refresh()
+            bar.write("a line above", file=file)
+            bar.close()
+        return file.getvalue()
+    assert "|" in shown(Terminal()) and "\r" in shown(Terminal())
+    assert shown(io.StringIO()) == "a line above\n"                      # not yet half a minute
+    assert shown(io.StringIO(), quiet=True) == shown(Terminal(), quiet=True) == ""
+    monkeypatch.setattr(sys.modules["cmr.cli.app"], "EVERY", 0)
+    lines = shown(io.StringIO()).splitlines()
+    assert any(line.startswith("epoch 1:  50% 2/4 [") for line in lines) and not any("|" in line or "\r" in line for line in lines)
+
+
+def test_quiet_leaves_results_only(world, tmp_path):
+    said = call("train", "--data", world, "--out", tmp_path / "run", *QUICK, "--quiet")
+    assert [line.split(":")[0] for line in said.splitlines() if not line.startswith("Note")] == ["all epochs done", "best", "Next"]
+    assert "Error" in call("train", "--data", world, "--out", tmp_path / "run", *QUICK, "-q", code=2)
+
+
+def test_a_terminal_gets_a_table(run, monkeypatch):
+    from cmr.cli import evaluate
+    from cmr.recall import report
+    printed = []
+    monkeypatch.setattr(evaluate, "print_table", lambda heads, rows: printed.append((heads, rows)))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    found = report(np.eye(3), np.arange(3))
+    evaluate.show_report(found)
+    assert printed[0][0] == ["R@1", "R@5", "R@10", "median", "mean"] and printed[0][1][0][:2] == ["text retrieval", "100.0 [100.0, 100.0]"]
+
+
+def test_a_shell_completes_commands_and_options():
+    def completed(words):
+        there = {**os.environ, "_CMR_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+        return subprocess.run([sys.executable, "-m", "cmr.cli"], env=there, capture_output=True, text=True, check=False).stdout.split()
+    assert completed("cmr ev") == ["evaluate"] and "--eval-every" in completed("cmr train --ev")
+
+
+@pytest.mark.parametrize("name, status, message", [("SIGTERM", 143, "stopped by SIGTERM"), ("SIGINT", 130, "stopped; what was finished is kept")])
+def test_a_signal_ends_any_command_in_a_line(name, status, message, run, world, tmp_path, monkeypatch):
+    monkeypatch.setattr(cmr.training, "evaluate", lambda *_, **__: os.kill(os.getpid(), getattr(signal, name)))
+    before = signal.getsignal(signal.SIGTERM)
+    said = call("evaluate", run[0], code=status)
+    assert said.strip().splitlines() == [f"{message}; what was finished is kept" if name == "SIGTERM" else message]
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -100,10 +100,14 @@ def bars(quiet: bool) -> Iterator[None]:
     "Bars on a terminal, elsewhere a line every half minute; with --quiet nothing, and no line above them."
     from tqdm.std import tqdm
     own = {name: vars(tqdm)[name] for name in ("status_printer", "write")}
-    def printer(file): return own["status_printer"].__func__(file) if file.isatty() and not quiet else as_lines(file)
-    tqdm.status_printer, QUIET[0] = staticmethod(printer), quiet
+    def printer(bar, file):
+        if file.isatty() and not quiet: return own["status_printer"].__func__(file)
+        bar.fp = nowhere  # for the moves of its cursor
+        return as_lines(file)
+    tqdm.status_printer, QUIET[0] = printer, quiet
     if quiet: tqdm.write = classmethod(lambda *_, **__: None)
-    try: yield
+    try:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere: yield
     finally:
         QUIET[0] = False
         for name, value in own.items(): setattr(tqdm, name, value)

@@ -74,7 +74,7 @@ def suited(recipe: Recipe, data: Path, settings: tuple) -> Recipe:  # settings: 
     fields, _, more = settings
     captions = len(open_split(data, "train"))
     found = for_few(recipe, captions, {*more, *(key for key, value in fields.items() if value is not None)})
-    changed = {key: getattr(found, key) for key in ("min_count", "batch_size", "epochs", "warmup_steps")
+    changed = {key: getattr(found, key) for key in ("min_count", "batch_size", "epochs", "decay_every", "warmup_steps")
                if getattr(found, key) != getattr(recipe, key)}
     if changed: say(f"Few captions ({captions:,}): {', '.join(f'{key}={value}' for key, value in changed.items())}; --set changes any")
     return found
