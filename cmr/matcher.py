@@ -41,10 +41,8 @@ class Portable(PyTorchModelHubMixin):
     def encode(self, what):
         "Fragments of a sentence, a picture or its file, or of several (`cmr.search.explain.encode`)."
         return importlib.import_module("cmr.search.explain").encode(self, what)
-    def generate_model_card(self, **about):
-        return importlib.import_module("cmr.saving").model_card(self, **about)
-    def _save_pretrained(self, save_directory):
-        importlib.import_module("cmr.saving").write_model(self, save_directory)
+    def generate_model_card(self, **how): return importlib.import_module("cmr.saving").model_card(self, **how)
+    def _save_pretrained(self, folder): importlib.import_module("cmr.saving").write_model(self, folder)
 
 # %% ../nbs/05_matcher.ipynb #dc9817ed
 class Matcher(nn.Module, Portable, metaclass=Documented): # help(Matcher) is short
