@@ -123,6 +123,7 @@ def cell(kind: str, text: str, about: str, **metadata) -> dict:
     return made | ({"execution_count": None, "outputs": []} if kind == "code" else {})
 
 
+@cache
 def notebook(path: Path) -> dict: return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -262,8 +263,8 @@ def emptied(text: str) -> str:
     return "\n".join(lines)
 
 
-def stubs(module: str, session: str) -> str:
-    "A module with its tested functions and classes emptied, the others imported from the course."
+def stubs(module: str, session: str, filled: bool = False) -> str:
+    "A module with its tested functions and classes emptied (or filled, as a student would), the others imported from the course."
     text = portable(code(module), session)
     tree, lines = ast.parse(text), text.splitlines()
     open_names, kept, made, given = set(asked(module)), [], [], []
@@ -273,7 +274,7 @@ def stubs(module: str, session: str) -> str:
         names = {node.name} if hasattr(node, "name") else {t.id for t in getattr(node, "targets", [getattr(node, "target", None)]) if isinstance(t, ast.Name)}
         names |= {t.id for tuple_ in getattr(node, "targets", []) if isinstance(tuple_, ast.Tuple) for t in tuple_.elts}
         if isinstance(node, (ast.Import, ast.ImportFrom)): kept.append(part)
-        elif names & open_names: made.append(emptied(part))
+        elif names & open_names: made.append(part if filled else emptied(part))
         elif names and not names <= {"__all__"}:
             inside = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} & open_names
             if inside and not hasattr(node, "name"): made.append(part)               # a table of what is to be written

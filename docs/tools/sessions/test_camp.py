@@ -39,7 +39,11 @@ def test_FragmentPooling():
         x = WORDS.values[c, WORD_MASK[c]]
         shares = (block.scorer(x)[:, 0] / 6 ** .5).softmax(0)
         close(block(WORDS.values, WORD_MASK)[c], shares @ x, 1e-9)
-    close(block.weights(WORDS.values, WORD_MASK)[1, 2], 0., 0)
+
+
+def test_FragmentPooling__padding():
+    "the weight of padding is exactly 0"
+    close(pooling().weights(WORDS.values, WORD_MASK)[1, 2], 0., 0)
 
 
 def test_FragmentPooling__mean():
@@ -65,7 +69,7 @@ def test_begin_with_length():
     first, last = torch.nn.Linear(64, 128), torch.nn.Linear(128, 1)
     torch.nn.init.zeros_(first.bias)
     begin_with_length(first, last, 64)
-    def logit(x): return float(last(first(x).relu()))
+    def logit(x): return last(first(x).relu()).item()
     right = torch.zeros(64); right[:2] = 1
     assert abs(logit(right)) < 2, f"{logit(right):.2f} for two unit vectors at a right angle: expected about 0"
     close(logit(2 * right) - logit(right), 10 * 2 ** .5, 2.)

@@ -74,6 +74,11 @@ def test_RegionEncoder():
     features = torch.tensor([[[2., 2.], [5., 5.]]])
     found = encoder()(features, torch.tensor([[True, False]]))
     close(found.values, [[[.6, .8], [0, 0]]])
+
+
+def test_RegionEncoder__raw():
+    "CAMP's Eq. 15: the same without the norm"
+    features = torch.tensor([[[2., 2.], [5., 5.]]])
     close(encoder(False)(features, torch.tensor([[True, False]])).values, [[[3, 4], [0, 0]]])
 
 

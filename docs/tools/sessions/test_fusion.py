@@ -14,6 +14,15 @@ def test_gate():
     close(gate(X, M), torch.tensor([[2., -2.], [0., 3.]]).sigmoid(), 1e-6)
     close(gate(X, M, "scalar"), torch.tensor([[0.], [3.]]).sigmoid(), 1e-6)
     close(gate(X, M, None), [1.])
+
+
+def test_gate__both():
+    "by feature (..., d), by fragment (..., 1)"
+    close(gate(X, M, "element"), torch.tensor([[2., -2.], [0., 3.]]).sigmoid(), 1e-6); close(gate(X, M, "scalar"), torch.tensor([[0.], [3.]]).sigmoid(), 1e-6)
+
+
+def test_gate__refused():
+    "a kind of gate that nobody knows: ValueError"
     with pytest.raises(ValueError): gate(X, M, "vector")
 
 

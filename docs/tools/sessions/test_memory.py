@@ -28,7 +28,13 @@ def test_Distill():
     unit = filled(Distill(2))
     both = torch.cat([X, C], -1)
     g, o = unit.gate(both).sigmoid(), unit.linear(both).tanh()
-    close(unit(X, C), g * X + (1 - g) * o, 1e-9); close(unit.gates(X, C), g, 1e-9)
+    close(unit(X, C), g * X + (1 - g) * o, 1e-9)
+
+
+def test_Distill__gates():
+    "the gates alone, as later chapters look at them"
+    unit = filled(Distill(2))
+    close(unit.gates(X, C), unit.gate(torch.cat([X, C], -1)).sigmoid(), 1e-9)
 
 
 def test_Distill__open():

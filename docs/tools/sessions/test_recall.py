@@ -61,8 +61,8 @@ def test_fold_ranks__refused():
     with pytest.raises(ValueError): fold_ranks(NOISE, FIVE, folds=3)
 
 
-PARTS = [(np.array([0, 4, 12]), np.array([0, 0, 6, 30]), np.array([0, 1, 1, 2]))]
-HITS = [[[1, 1, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 2, 2], [0, 0, 0, 0, 0, 0, 1]]]
+PARTS = [(np.array([0, 5, 12]), np.array([0, 0, 6, 30]), np.array([0, 1, 1, 2]))]
+HITS = [[[1, 1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 2, 2], [0, 0, 0, 0, 0, 0, 1]]]
 
 
 def test_count_hits():
@@ -79,8 +79,8 @@ def test_hits():
 
 def test_recalls():
     "hits over queries, captions counted one by one; the mean of the folds; the last is the sum of six"
-    close(recalls(np.array(HITS, float), np.ones((1, 1, 3)))[0], [100 / 3, 200 / 3, 200 / 3, 50, 50, 75, 1025 / 3], 1e-4)
-    close(recalls(np.array(HITS, float), np.array([[[2., 1., 0.]]]))[0, :4], [200 / 3, 100, 100, 75], 1e-4)
+    close(recalls(np.array(HITS, float), np.ones((1, 1, 3)))[0], [100 / 3, 100 / 3, 200 / 3, 50, 50, 75, 925 / 3], 1e-4)
+    close(recalls(np.array(HITS, float), np.array([[[2., 1., 0.]]]))[0, :4], [200 / 3, 200 / 3, 100, 75], 1e-4)
     close(recalls(np.array(HITS * 2, float), np.array([[[1., 0, 0], [0, 0, 1.]]]))[0, 0], 50)
 
 
@@ -139,5 +139,7 @@ def test_compare():
 
 
 def test_compare__refused():
-    "models that were asked about different pictures: ValueError"
-    with pytest.raises(ValueError): compare(hits(NOISE, FIVE), hits(NOISE[:5, :25], FIVE[:25]))
+    "models that were asked about different pictures or captions: ValueError"
+    other = np.array([0] * 6 + list(FIVE[6:]))                          # as many captions, one of them belongs elsewhere
+    for asked in (hits(NOISE[:5, :25], FIVE[:25]), hits(NOISE, other)):
+        with pytest.raises(ValueError): compare(hits(NOISE, FIVE), asked)

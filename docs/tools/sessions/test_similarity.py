@@ -35,7 +35,7 @@ def test_l2_normalize__gradient():
 
 
 def test_l2_normalize__half():
-    "in 16 bits the square of 300 is infinite: widen before you square, and give back 16 bits"
+    "16 bits go in and come out; the square of 300 has no room in them"
     found = l2_normalize(torch.tensor([[300., 400.]], dtype=torch.float16))
     assert found.dtype == torch.float16
     close(found, [[.6, .8]], 1e-3)
