@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, pad
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from .cards import fragments_card
 from .similarity import l2_normalize
 
 # %% auto #0
@@ -33,6 +34,7 @@ class Fragments:
                              f"got {tuple(shape)} with a mask of {mask.dtype} {tuple(mask.shape)}")
 
     def __len__(self): return len(self.values)
+    def _repr_html_(self): return fragments_card(self)
     def __getitem__(self, rows):
         "Some of the rows, as Fragments: an int, a slice, a list or an index tensor."
         if isinstance(rows, Integral): rows = [int(rows)]

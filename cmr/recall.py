@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from .cards import report_card
 from .data.answers import as_array, check_scores, fold, right_pairs, row_blocks
 
 # %% ../nbs/03_recall.ipynb #1ca943ce
@@ -58,6 +59,7 @@ class Report:
     intervals: dict[str, list[float]] | None = field(default=None, compare=False, repr=False)
 
     def __str__(self): return self.table({}, 7)
+    def _repr_html_(self): return report_card(self)
 
     def table(self, ends=None, width=22) -> str:
         "Text retrieval, image retrieval and R@sum, the recalls with their intervals (or other `ends`)."

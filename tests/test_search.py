@@ -589,7 +589,7 @@ def test_pictures_of_hits():
     fig = show_hits("a dog", [picture] * 3, [3, 2, 1], [False, True])
     assert [ax.spines["left"].get_visible() for ax in fig.axes] == [False, True, False]
     fig = show_hits(picture, ["a dog", "a cat"], [.5, .25], [True])
-    assert [text.get_text() for text in fig.axes[1].texts] == ["0.50  a dog", "0.25  a cat"]
+    assert [text.get_text() for text in fig.axes[1].texts] == ["0.50  a dog  ✓", "0.25  a cat"]
     plt.close("all")
 
 

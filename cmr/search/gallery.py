@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..cards import gallery_card
 from ..data import ImageCaptions, Vocabulary, feature_digest, pad, unknown_share
 from ..encoders import Fragments
 from ..fast.scoring import check_fits, encode_all, encode_rows, evaluating, score_all
@@ -146,6 +147,7 @@ class Gallery:
         self.vectors = summary_vectors(fragments, maps[side] if maps else None) if vectors is None else vectors
         self.index = Shortlist(self.vectors)
     def __len__(self): return len(self.fragments)
+    def _repr_html_(self): return gallery_card(self)
 
     def scores(self, query: Fragments, rows: Tensor | slice = slice(None)) -> Tensor:
         "The model's own scores (Q, N) of queries (Q, k, d) with some rows, by default all. ValueError where one is NaN or infinite."
@@ -467,21 +469,22 @@ def ask_with_image(
 
 # %% ../../nbs/search/gallery.ipynb #63db0ae4
 def draw_captions(picture, hits: Sequence, scores: Sequence, right: Sequence):
-    "A picture, and beside it captions with their scores, the right ones in green: a matplotlib figure."
+    "A picture, and beside it captions with their scores, the right ones ticked and in blue: a matplotlib figure."
     import matplotlib.pyplot as plt
     fig, (left, text) = plt.subplots(1, 2, figsize=(8, 1.9), width_ratios=(1, 4))
     left.imshow(picture); left.axis("off"); text.axis("off")
     for n, (hit, score, fine) in enumerate(zip(hits, scores, right)):
-        text.text(0, .95 - n / len(hits), f"{float(score):.2f}  {hit}", va="top", fontsize=8, color="tab:green" if fine else "black")
+        said = f"{float(score):.2f}  {hit}" + "  ✓" * fine
+        text.text(0, .95 - n / len(hits), said, va="top", fontsize=8, color="#0055aa" if fine else "black")
     return fig
 
 def draw_pictures(sentence: str, hits: Sequence, scores: Sequence, right: Sequence):
-    "Pictures with their scores below, the right ones in a green frame, the sentence above: a matplotlib figure."
+    "Pictures with their scores below, the right ones ticked and in a blue frame, the sentence above: a matplotlib figure."
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(1, len(hits), figsize=(1.5 * len(hits) + .2, 1.9), squeeze=False)
     for ax, hit, score, fine in zip(axes[0], hits, scores, right):
-        ax.imshow(hit); ax.set(xticks=[], yticks=[]); ax.set_xlabel(f"{float(score):.2f}", fontsize=8)
-        for spine in ax.spines.values(): spine.set(visible=fine, color="tab:green", linewidth=4)
+        ax.imshow(hit); ax.set(xticks=[], yticks=[]); ax.set_xlabel(f"{float(score):.2f}" + "  ✓" * fine, fontsize=8)
+        for spine in ax.spines.values(): spine.set(visible=fine, color="#0055aa", linewidth=4)
     fig.suptitle(sentence, fontsize=9); fig.tight_layout()
     return fig
 
@@ -490,7 +493,7 @@ def show_hits(
     query,                 # a sentence, or a picture (h, w, 3)
     hits: Sequence,        # what was found, best first: pictures, or captions
     scores: Sequence,      # of each
-    right: Sequence = (),  # of each, True where it is a right answer: framed, or green
+    right: Sequence = (),  # of each, True where it is a right answer: ticked, in blue
 ):                         # matplotlib figure
     "A query and what came back. ValueError where scores and hits differ in number."
     if len(hits) != len(scores): raise ValueError(f"{len(hits)} hits and {len(scores)} scores: give one for each")
