@@ -14,6 +14,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from . import MODEL_HOMES
+from .cards import model_card
 from .data.vocabulary import Vocabulary
 from .documented import Documented
 from .encoders import Fragments, RegionEncoder, WordEncoder
@@ -57,6 +58,7 @@ class Matcher(nn.Module, Portable, metaclass=Documented): # help(Matcher) is sho
     vocab_size = property(lambda self: self.config["vocab_size"], doc="Words it knows, marks included.")
     device = property(lambda self: next(self.parameters()).device, doc="Where its weights are.")
 
+    def _repr_html_(self): return model_card(self)
     def __dir__(self): return sorted({*super().__dir__(), *type.__dir__(type(self))})
 
     def encode_images(self, features: Tensor, mask: Tensor | None = None) -> Fragments:
