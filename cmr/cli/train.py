@@ -116,12 +116,15 @@ def start(
     settings: tuple,       # as the last three arguments of `adjust`
     device: str | None,
     imports: list[str] | None = None,
+    track: list[str] | None = None,
     **how,                 # as for `cmr.training.train`
 ) -> None:
     "Find data and recipe, train, and say what came out; under a launcher every process does it, and the first one speaks."
     rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     say("Reading the recipe and the data ...")  # PyTorch takes seconds to come
     from cmr.training import train
+    from cmr.training.track import Tracking, check_trackers
+    check_trackers(track or [])
     base, recorded = recipe_of_run(out, data) if resume and out and not (recipe and data) else (None, None)
     data = data or recorded
     if data is None and world_size > 1:
@@ -132,7 +135,7 @@ def start(
     out = out or Path("runs") / f"{final.name}-{final.matcher}"
     shared = f" with {world_size} processes" * (world_size > 1)
     say(f"Training {final.matcher} on {data} by the recipe {final.name}{shared}; the run goes to {out}")
-    result = train(final, data, out, resume, device, **how)
+    result = train(final, data, out, resume, device, callbacks=[Tracking(track)] if track else [], **how)
     if not rank: show_summary(result, imports)
     if world_size > 1:
         from torch import distributed
@@ -177,6 +180,8 @@ def train_command(
     device: Device = None,
     precision: Annotated[str | None, typer.Option(help="fp32, tf32 (NVIDIA GPUs) or bf16. Default: what accelerate's configuration says, "
                                                      "else fp32.")] = None,
+    track: Annotated[list[str] | None, typer.Option(help="Send settings, numbers and a picture of retrieved lists to a tracker that "
+                                                      "accelerate knows: tensorboard, wandb, ... Can be given several times.")] = None,
     engine: Engine = True,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read data ahead. "
                                                   "Default: 0 on a CPU, up to 4 on a GPU.")] = None,
@@ -191,14 +196,14 @@ def train_command(
       cmr train                                       IMRAM, built-in scenes
       cmr train --model scan --direction text --out runs/scan
       cmr train --model camp --ablation no-gates      a row of CAMP's Table 3
-      cmr train --set margin=0.3 --set schedule=cosine --set optimiser=adamw
+      cmr train --set margin=0.3 --set schedule=cosine --set optimiser=adamw --out runs/adamw
       cmr train --import my_module --model mine       a model of your own
       cmr train --data data/f30k --recipe imram-f30k  the paper's settings
       cmr train --out runs/scan --resume              go on after a stop
 
     \b
     On several GPUs or machines, which share each batch (or, with --device cpu, on one CPU):
-      accelerate launch --multi_gpu --num_processes 4 -m cmr.cli train --data data/f30k
+      accelerate launch --multi_gpu --num_processes 4 -m cmr.cli train --data data/f30k --out runs/four
 
     \b
     The run's folder then holds
@@ -213,4 +218,4 @@ def train_command(
               "eval_every": eval_every, "dev_images": dev_images, "min_count": min_count, "vocabulary": vocabulary and str(vocabulary)}
     asked = fields, {**args, **ablation_arguments(ablation)}, read_settings(settings)
     start(data, recipe, model, out, resume, asked, device, imports, precision=precision, max_steps=max_steps, workers=workers,
-          engine=engine)
+          engine=engine, track=track)
