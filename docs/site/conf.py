@@ -13,3 +13,4 @@ nb_execution_mode, nb_merge_streams = "off", True       # the outputs that are c
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors, myst_dmath_double_inline = 4, True
 mathjax_path = "mathjax.js"                             # from a package, laid beside the pages: no network
+mathjax3_config = {"svg": {"scale": .93}}                # as large as the words around it

@@ -101,12 +101,12 @@ def modules(package: Path, notebooks: dict[str, Path]) -> dict[str, Path | None]
     return dict(sorted(found.items()))
 
 
-def write(where: Path, package: Path, notebooks: dict[str, Path]) -> None:
-    "Write every page and their index into a folder."
+def write(where: Path, found: dict[str, Path | None]) -> None:
+    "Write the pages of these modules, the command line's and their index into a folder."
     import typer
 
     from cmr.cli import app
-    pages = {name: module_page(name, notebook) for name, notebook in modules(package, notebooks).items()}
+    pages = {name: module_page(name, notebook) for name, notebook in found.items()}
     pages["command_line"] = "# The command line\n\n" + "\n".join(commands(typer.main.get_command(app)))
     pages["index"] = "# Reference\n\nWhat each module exports, with the comments beside its arguments.\n" + CONTENT.format("\n".join(pages))
     where.mkdir(parents=True)

@@ -81,7 +81,7 @@ def put(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def stage(src: Path, notebooks: list[Path], documents: list[Path]) -> None:
+def stage(src: Path, notebooks: list[Path], documents: list[Path], modules: dict) -> None:
     "Everything that Sphinx reads, laid out as in the repository, so that relative links hold; README is the front page."
     pages, beside, pictures = {*notebooks, *documents, README}, {EXPLORER}, set()
     def relink(text, at):
@@ -97,7 +97,7 @@ def stage(src: Path, notebooks: list[Path], documents: list[Path]) -> None:
         if inside: put(src / "nbs" / room / "index.md", f"# {room}: {about}\n" + reference.CONTENT.format("\n".join(inside)))
     for path in documents: put(src / path, relink((ROOT / path).read_text(encoding="utf-8"), path))
     put(src / "index.md", relink((ROOT / README).read_text(encoding="utf-8"), README) + contents(notebooks, documents))
-    reference.write(src / "reference", ROOT / "cmr", {re.sub(r"^\d+_", "", p.relative_to("nbs").with_suffix("").as_posix()): p for p in notebooks})
+    reference.write(src / "reference", modules)
     for path, to in [*((p, src / "_beside" / p) for p in beside), *((p, src / p) for p in pictures)]:
         to.parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / path).is_file(): shutil.copy(ROOT / path, to)
@@ -109,15 +109,20 @@ def mathjax() -> Path:
     return Path(home, "static", "mathjax", "es5", "tex-svg-full.js")
 
 
-def build(out: Path, notebooks: list[Path] | None = None, documents: list[Path] | None = None) -> list[str]:
-    "Build the site, or one of some pages only, into `out`; what Sphinx complained about."
+def everything() -> tuple[list[Path], list[Path], dict]:
+    "All notebooks, all documents, and all modules with the notebooks that write them."
+    notebooks, documents = ([p.relative_to(ROOT) for p in paths] for paths in ([*COURSE, *WORKSHOP], sorted((ROOT / "docs").glob("*.md"))))
+    written = {re.sub(r"^\d+_", "", p.relative_to("nbs").with_suffix("").as_posix()): p for p in notebooks}
+    return notebooks, documents, reference.modules(ROOT / "cmr", written)
+
+
+def build(out: Path, notebooks: list[Path], documents: list[Path], modules: dict) -> list[str]:
+    "Build the site of these pages into `out`; what Sphinx complained about."
     from sphinx.cmd.build import build_main
-    notebooks = [p.relative_to(ROOT) for p in [*COURSE, *WORKSHOP]] if notebooks is None else notebooks
-    documents = [p.relative_to(ROOT) for p in sorted((ROOT / "docs").glob("*.md"))] if documents is None else documents
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder).resolve()
         src, html, log = work / "source", work / "html", work / "warnings.txt"
-        stage(src, notebooks, documents)
+        stage(src, notebooks, documents, modules)
         stopped = build_main([str(given) for given in ("-q", "-j", 2, "-c", SETTINGS, "-d", work / "kept", "-w", log, src, html)])
         if stopped: raise SystemExit(f"Sphinx stopped with {stopped}")
         shutil.copytree(src / "_beside", html, dirs_exist_ok=True)
@@ -166,7 +171,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--out", type=Path, default=ROOT / "build" / "site", help="the folder to build into; what is in it goes")
     out, clock = options.parse_args().out, time.perf_counter()
-    wrong = [*build(out), *faults(out)]
+    wrong = [*build(out, *everything()), *faults(out)]
     for line in wrong: print(line, file=sys.stderr)
     pages, size = len([*out.rglob("*.html")]), sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
     print(f"{pages} pages, {size / 1e6:.0f} MB, in {time.perf_counter() - clock:.0f} s: open {out / 'index.html'}")

@@ -48,9 +48,7 @@ def slide(cell: dict):
     if cell.cell_type == "markdown": cell.source = LINK.sub(r"\1", cell.source)
     alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
     for out in cell.get("outputs", []):
-        for mime in ("image/png", "image/jpeg"):
-            if mime in out.get("data", {}): out.setdefault("metadata", {}).setdefault(mime, {})["alt"] = alt
-        if "image/png" in out.get("data", {}) or "image/jpeg" in out.get("data", {}): out["data"].pop("text/html", None)
+        if "data" in out: out.metadata = {mime: {"alt": alt} for mime in ("image/png", "image/jpeg")}
     if cell.get("outputs"): cell.metadata["transient"] = {"remove_source": True}
     return cell
 
