@@ -11,7 +11,7 @@ FOREIGN = ("torch", "huggingface_hub")  # packages whose methods `help(cmr.IMRAM
 def parameters_text(cls: type) -> str:
     "A line for each argument of `__init__`, with its default and the comment beside it; nothing where there is no source."
     made = inspect.getattr_static(cls, "__init__")
-    if made.__module__.startswith(FOREIGN): return ""
+    if (made.__module__ or FOREIGN[0]).startswith(FOREIGN): return ""
     try: lines = inspect.getsource(made).splitlines()
     except (OSError, TypeError): return ""
     said = {found[1]: found[2] for line in lines if (found := re.match(r"\s*(\w+)\b[^#]*#\s*(.*)", line))}

@@ -10,7 +10,7 @@ import datetime
 import io
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -177,8 +177,9 @@ class Run:
         progress: bool = True,
         engine: bool = True,          # as for `training_scores`
         earlier: Mapping = {},        # the checkpoint of a run that goes on: its precision and words, where nothing else is said
+        callbacks: Sequence = (),     # as for `train`
     ):
-        self.recipe, self.out, self.at, self.engine = recipe, Path(out_folder), Standing(), engine
+        self.recipe, self.out, self.at, self.engine, self.callbacks = recipe, Path(out_folder), Standing(), engine, tuple(callbacks)
         self.best: dict[str, Tensor] | None = None # weights of the best epoch, in the main process
         self.train, self.dev, *others = (open_split(data_folder, name) for name in ("train", "dev", "test")
                                          if name != "test" or name in splits(data_folder))

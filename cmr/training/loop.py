@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 # %% auto #0
 __all__ = ['STOPS', 'MEASURES', 'COLUMNS', 'evaluate', 'chance', 'chance_spread', 'observe', 'mean_camp_gates', 'hit_rate',
            'interaction_share', 'observe_some', 'batch_scores', 'batch_loss', 'train_step', 'Stopped', 'Interrupt',
-           'agreed_batches', 'groups', 'look_on_dev', 'train_epoch', 'stands_still', 'say_epoch', 'end_epoch',
+           'agreed_batches', 'groups', 'tell', 'look_on_dev', 'train_epoch', 'stands_still', 'say_epoch', 'end_epoch',
            'bring_level', 'finished', 'whole_run', 'say_first', 'Board', 'run_epochs', 'observed_in', 'write_metrics',
            'draw_loss', 'draw_recall', 'curves', 'summary', 'train_stage', 'stages_of', 'check_stages', 'train']
 
@@ -250,6 +250,12 @@ def groups(
             yield group
             group = []
 
+# %% ../../nbs/training/loop.ipynb #434098c1
+def tell(run: Run, event: str, *about) -> None:
+    "Call what the run's callbacks have of that name, in the main process."
+    for one in run.callbacks if run.main else ():
+        if hasattr(one, event): getattr(one, event)(run, *about)
+
 # %% ../../nbs/training/loop.ipynb #7c5574e7
 def look_on_dev(
     run: Run,
@@ -281,6 +287,7 @@ def train_epoch(
             loss, pairs = train_step(run, mixed), sum(map(len, mixed)) * rank_and_world_size()[1]
             at.step, at.loss, at.pairs = at.step + 1, at.loss + loss, at.pairs + pairs
             if writer: writer.add_scalar("loss/step", loss / pairs, at.step)
+            tell(run, "on_step", loss / pairs)
         at.batch, at.seconds, clock = at.batch + len(group), at.seconds + time.monotonic() - clock, time.monotonic()
         bar.set_postfix(loss=f"{at.loss / max(at.pairs, 1):.3f}", refresh=False)
         bar.update(len(group))
@@ -341,6 +348,7 @@ def end_epoch(
     if better: save(run.model, run.vocabulary, run.out / "best")
     write_metrics(at.rows, run.out / "metrics.csv")
     for key, value in row.items(): writer.add_scalar(f"epoch/{key}", value, at.step)
+    tell(run, "on_epoch", row)
     say_epoch(run, bar, better)
 
 def bring_level(run: Run) -> None:
@@ -519,7 +527,7 @@ def train_stage(
     resume: bool,
     max_steps: int | None,
     workers: int | None,
-    **how,         # device, precision, progress, engine
+    **how,         # device, precision, progress, engine, callbacks
 ) -> dict:         # as for `train`
     "One recipe, without what it comes after."
     earlier = read_checkpoint(out / "last" / "training.pt") if resume else {}
@@ -527,7 +535,13 @@ def train_stage(
     with explain_lost_process():
         begin_or_restore(run, data_folder, earlier)
         if earlier: bring_level(run)
-        with repeatable(run.device): stopped = run_epochs(run, max_steps, workers)
+        tell(run, "on_start")
+        try:
+            with repeatable(run.device): stopped = run_epochs(run, max_steps, workers)
+        except Stopped as stop:
+            tell(run, "on_end", str(stop))
+            raise
+        tell(run, "on_end", stopped)
     if run.at.rows and run.main:
         figure = curves(run.at.rows, run.standstill)
         with atomic_write(out / "curves.png") as partial: figure.savefig(partial, format="png", dpi=120)
@@ -556,6 +570,7 @@ def train(
     max_steps: int | None = None, # stop after so many steps, with a checkpoint and a look at dev
     workers: int | None = None,   # processes that read ahead; None: `reading_ahead` says how many
     engine: bool = True,          # score by a plan, with the sparse backward pass; False: as the model is written
+    callbacks: Sequence = (),     # objects that hear of steps and epochs: `track.Callback` says of what
 ) -> dict:                        # see `summary`
     "Train a recipe's model and keep the best epoch by R@sum on dev; raises as its parts do, before anything is lost."
     out, result = Path(out_folder), {}
@@ -568,6 +583,6 @@ def train(
         for n, (stage, folder) in list(enumerate(stages))[first:]:
             if progress and len(stages) > 1 and speaks: tqdm.write(f"stage {n + 1} of {len(stages)}: {stage.name}")
             result = train_stage(stage, data_folder, folder, (folder / "last" / "training.pt").is_file(), max_steps, workers,
-                                 device=device, precision=precision, progress=progress, engine=engine)
+                                 device=device, precision=precision, progress=progress, engine=engine, callbacks=callbacks)
             if max_steps and result["stopped"].startswith("max_steps"): break
     return result
