@@ -88,7 +88,9 @@ def commands(command, words: str = "cmr") -> list[str]:
         return [line for name, inner in command.commands.items() for line in commands(inner, f"{words} {name}")]
     def default(of): return "" if of.default is None or callable(of.default) or "Sentinel" in repr(of.default) else f"`{of.default}`"
     rows = [(f"`{' / '.join([*of.opts, *of.secondary_opts])}`", default(of), prose(getattr(of, "help", ""))) for of in command.params]
-    return [f"## {words}", "", prose(command.help), "", *table(rows, "option", "default", "")]
+    parts = re.split(r"\n\s*\n", inspect.cleandoc(command.help or ""))  # one that begins with \b keeps its lines
+    said = [f"```text\n{part.replace(chr(8), '').strip()}\n```\n" if part.startswith("\b") else prose(part) + "\n" for part in parts]
+    return [f"## {words}", "", *said, *table(rows, "option", "default", "")]
 
 
 def modules(package: Path, notebooks: dict[str, Path]) -> dict[str, Path | None]:
