@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 import unicodedata
 import warnings
 import zipfile
@@ -29,6 +30,9 @@ from numpy import ndarray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, uint8
+
+if sys.version_info >= (3, 11): import tomllib
+else: import tomli as tomllib
 
 HOST = "".join(c for c in socket.gethostname() if c.isalnum() or c == "-") or "host"
 LONGEST_LINE = 10_000  # characters: a caption has some sixty; one as long as this is another kind of file, or eats memory as tokens
@@ -340,6 +344,19 @@ def read_json(
     path = need_file(path, what, remedy)
     check_memory(10 * path.stat().st_size, printable(path))
     return parse_json(read_text(path, what, remedy), kind, path, what, remedy)
+
+
+def read_toml(
+    path: str | Path,
+    kind: type[Content],  # as for `read_json`
+    what: str,
+    remedy: str = COPY_AGAIN,
+) -> Content:
+    "A toml file as the kind says; raises as `read_json`."
+    try: content = tomllib.loads(read_text(path, what, remedy))
+    except tomllib.TOMLDecodeError as problem:
+        raise ValueError(f"{printable(path)} is no toml: {printable(problem, 200)}; {remedy}") from problem
+    return parse_json(json.dumps(content, default=str), kind, path, what, remedy)
 
 
 # --- arrays in .npy files ----------------------------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def write_captions(desk: Path, names: list[str]) -> None:
 def write_worlds(desk: Path) -> None:
     "A few drawn scenes, and the same under other names; a folder of one's own photographs."
     from cmr.world import regions
-    regions.make_scenes(desk / "data/scenes", 0, {"train": 30, "dev": 10, "test": 10}, False)
+    regions.make_scenes(desk / "data/scenes", 0, {"train": 30, "dev": 10, "test": 40}, False)  # so many that each kind of twins is there
     for name in ("f8k", "f30k", "coco"):
         (desk / "data" / name).mkdir()
         for split in ("train", "dev", "test"): shutil.copy(desk / f"data/scenes/{split}.h5", desk / "data" / name)
@@ -135,6 +135,7 @@ def prepared(tmp_path_factory):
         monkeypatch.setattr(sys, "path", [*sys.path])
         as_the_help_has_it(monkeypatch)
         (desk / "my_module.py").write_text(OWN.replace("class Pairwise", "class Mine"), encoding="utf-8")
+        (desk / "mine.toml").write_text('recipe = "scenes"\nlr = 1e-3\n', encoding="utf-8")
         write_captions(desk, write_pictures(desk))
         write_worlds(desk)
         write_runs(desk)
@@ -164,6 +165,7 @@ def test_examples_of_the_help_succeed_as_typed(command, prepared, tmp_path, monk
     for line in EXAMPLES[command]:
         words = shlex.split(line)
         if words[0] == "accelerate": words = ["cmr", *words[words.index("cmr.cli") + 1:]]  # as one of its processes
+        for folder in ("compare", "ablate-camp"): shutil.rmtree(desk / "runs" / folder, ignore_errors=True)  # other settings, other folders
         if "checkpoint" in words[:3]: write_checkpoints(desk, words[words.index("--family") + 1])
         call(*words[1:])
 

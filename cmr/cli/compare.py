@@ -16,7 +16,7 @@ from cmr.cli.train import pick_recipe, with_options
 Data = Annotated[Path | None, PathOption(help="Data folder with train, dev and test. Default: data/scenes.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the training captions, the same for all. Default: the recipe's.")]
 Width = Annotated[int | None, typer.Option(min=1, help="Width of the common space.")]
-AnyRecipe = Annotated[str | None, typer.Option("--recipe", help="As for cmr train. Default: what fits the data.")]
+AnyRecipe = Annotated[str | None, typer.Option("--recipe", "--config", help="As for cmr train. Default: what fits the data.")]
 Out = Annotated[Path, PathOption(help="Folder for the runs and the table.")]
 Split = Annotated[str, typer.Option(help="The split that is reported.")]
 

@@ -30,8 +30,11 @@ def fitting(data: Path, device: str | None) -> str:
 
 
 def pick_recipe(name: str | None, data: Path, device: str | None, model: str | None = None) -> Recipe:
-    "The recipe of that name, else the one that fits data and machine, and the model if it has one of its own. ValueError lists them."
+    "The recipe of that name or file, else the one that fits data, machine and model. ValueError lists them."
     from cmr.training import RECIPES
+    if name and name.endswith((".json", ".toml")):
+        from cmr.training.recipes import read_config
+        return read_config(name)
     if name is None:
         name = fitting(data, device)
         own = f"{str(model).lower()}-{name}", name.replace("imram", str(model).lower())
@@ -146,7 +149,8 @@ def start(
 def train_command(
     data: Annotated[Path | None, PathOption(help="Data folder with train and dev. "
                                                 "Default: data/scenes, drawn at once if it is not there.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="scenes, f8k-small, imram-f8k, imram-f30k, imram-coco, camp-f8k-small, camp-f8k, "
+    recipe: Annotated[str | None, typer.Option("--recipe", "--config", help="A name, or a file (a run's recipe.json, or .toml). "
+                                                 "scenes, f8k-small, imram-f8k, imram-f30k, imram-coco, camp-f8k-small, camp-f8k, "
                                                  "camp-f30k, camp-coco; camp-f30k-released and camp-f8k-small-released train in "
                                                  "stages. Default: what fits the data.")] = None,
     model: Annotated[str | None, typer.Option(help="Any that `cmr models` lists. Default: the recipe's.")] = None,
@@ -196,6 +200,7 @@ def train_command(
       cmr train                                       IMRAM, built-in scenes
       cmr train --model scan --direction text --out runs/scan
       cmr train --model camp --ablation no-gates      a row of CAMP's Table 3
+      cmr train --config mine.toml                    settings from a file: recipe = "scenes", lr = 1e-3, ...
       cmr train --set margin=0.3 --set schedule=cosine --set optimiser=adamw --out runs/adamw
       cmr train --import my_module --model mine       a model of your own
       cmr train --data data/f30k --recipe imram-f30k  the paper's settings

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from ..files import printable, read_json, write_text
+from ..files import printable, read_json, read_toml, write_text
 from ..losses import LOSSES, Loss, make_loss
 from ..matcher import Matcher
 from ..saving import create_model, model_class
@@ -30,7 +30,8 @@ __all__ = ['LARGEST', 'OPTIMISERS', 'SCHEDULES', 'MOST_STEPS', 'WIDEST', 'FULL',
            'check_recipe', 'learning_rate', 'make_optimiser', 'model_arguments', 'freeze', 'kinds_of',
            'check_arguments', 'build', 'loss_settings', 'loss_for', 'resolve', 'that_learns', 'in_stages',
            'in_one_stage', 'for_model', 'for_few', 'read_value', 'fitted', 'small_model', 'default_loss', 'owner_of',
-           'unknown_settings', 'change', 'from_older', 'write_recipe', 'recipe_from', 'check_parts', 'read_recipe']
+           'unknown_settings', 'change', 'from_older', 'write_recipe', 'recipe_from', 'check_parts', 'read_recipe',
+           'read_config']
 
 # %% ../../nbs/training/recipes.ipynb #9f4a5824
 @dataclass(frozen=True)
@@ -438,3 +439,25 @@ def read_recipe(
     try: check_parts(recipe)
     except (ValueError, TypeError) as problem: raise ValueError(f"{path}: {printable(problem, 300)}: {INSTEAD}") from problem
     return recipe, Path(data)
+
+def read_config(
+    path: str | Path,  # .json or .toml
+) -> Recipe:
+    """A recipe from a file: what a run wrote as recipe.json; or some settings by name, the others as the recipe named by `recipe` has them.
+
+    FileNotFoundError or ValueError names the file and the setting."""
+    path = Path(path)
+    content = (read_toml if path.suffix == ".toml" else read_json)(path, dict[str, Any], "a recipe", "see `cmr train --help`")
+    content.pop("data", None)
+    base = content.pop("recipe", None)
+    try:
+        usual = {"name": path.stem, **{key: getattr(Recipe("x"), key) for key in NEEDED[1:]}}
+        if base is None: recipe = recipe_from({**usual, **content}, path)
+        elif base not in RECIPES: raise ValueError(f"no recipe {printable(base, 60)!r}: choose one of {', '.join(RECIPES)}")
+        else:
+            begun = for_model(RECIPES[base], content.pop("matcher", RECIPES[base].matcher))
+            recipe = change(begun, {"name": path.stem, **content.pop("args", {}), **content.pop("loss_args", {}), **content})
+        check_parts(recipe)
+    except (ValueError, TypeError) as problem:
+        raise problem if str(path) in str(problem) else ValueError(f"{printable(path)}: {printable(problem, 300)}") from problem
+    return recipe
