@@ -53,12 +53,27 @@ def slide(cell: dict):
     return cell
 
 
+def under_headings(cells: list) -> list:
+    "The marked cells of a chapter; a slide that has no heading of its own gets that of its section, in small."
+    heading, found = "", []
+    for cell in cells:
+        own = re.findall(r"^#+ (.*)", cell.source, re.MULTILINE) if cell.cell_type == "markdown" else []
+        heading = own[-1] if own else heading
+        if not kind(cell): continue
+        shown = slide(cell)
+        if kind(cell) != "fragment" and not own:
+            found.append(nbformat.v4.new_markdown_cell(f"### {heading}", metadata={"slideshow": shown.metadata.slideshow}))
+            shown.metadata.slideshow = {"slide_type": "-"}  # it goes on the slide that the heading has begun
+        found.append(shown)
+    return found
+
+
 def deck(session: str, chapters: list[Path]):
     "The marked cells of a session's chapters as one notebook, a title before them."
     title = titles().get(session, "")
     name = f"Session {session}" if session != "home" else "At home"
     first = nbformat.v4.new_markdown_cell(f"# {name}\n\n## {title}", metadata={"slideshow": {"slide_type": "slide"}})
-    marked = [slide(c) for p in chapters for c in nbformat.read(p, as_version=4).cells if kind(c)]
+    marked = [part for p in chapters for part in under_headings(nbformat.read(p, as_version=4).cells)]
     return nbformat.v4.new_notebook(cells=[first, *marked], metadata={"title": f"{name}: {title}", "language_info": {"name": "python"}})
 
 
