@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from tiny import digests, write_world
 from typer.testing import CliRunner
 
@@ -623,3 +624,12 @@ def test_a_signal_ends_any_command_in_a_line(name, status, message, run, world, 
     said = call("evaluate", run[0], code=status)
     assert said.strip().splitlines() == [f"{message}; what was finished is kept" if name == "SIGTERM" else message]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_that_was_worded_anew_keeps_its_status():
+    from cmr.cli.app import Terminated, plain_errors
+    def stopped():
+        try: raise Terminated
+        except KeyboardInterrupt: raise KeyboardInterrupt("go on by the same command") from None
+    with pytest.raises(typer.Exit) as left, plain_errors(): stopped()
+    assert left.value.exit_code == 143

@@ -43,7 +43,7 @@ def one_line(problem: BaseException) -> str:
 
 class Terminated(KeyboardInterrupt):
     "SIGTERM where no training grants it between two steps: files and locks are left in order, as after Ctrl-C."
-    status = 143
+    number, status = signal.SIGTERM, 143
 
 
 def terminate(*_) -> None:
@@ -62,7 +62,7 @@ def plain_errors() -> Iterator[None]:
         yield
     except KeyboardInterrupt as stop:
         typer.secho(printable(stop) or "stopped; what was finished is kept", fg=typer.colors.YELLOW, err=True)
-        raise typer.Exit(getattr(stop, "status", 130)) from None
+        raise typer.Exit(getattr(stop, "status", getattr(stop.__context__, "status", 130))) from None  # also where it was worded anew
     except (typer.Exit, typer.Abort):
         raise
     except BrokenPipeError:  # who read the output, such as `head`, has gone
