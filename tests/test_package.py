@@ -68,8 +68,8 @@ def test_classes_are_whole():
     "No method is attached to a class from outside it, and functions are short."
     for path in MODULES: assert not attached(ast.parse(path.read_text(encoding="utf-8"))), path
     found = package_numbers()
-    # 7,400 was the bound when the package was models, engine, training and search; the doors for other people's files, photographs, search with its reasons and intervals came after it
-    assert found["lines, without blank ones, nbdev's marks and its index"] <= 13_900 and found["median of their lines"] < 10 and found["longest, commands of the command line left out"] <= 45, found
+    # 7,400 was the bound when the package was models, engine, training and search; the doors for other people's files, photographs, search with its reasons and intervals came after it (13,900); the lens, demo, push, trackers, files of settings and sweeps after that
+    assert found["lines, without blank ones, nbdev's marks and its index"] <= 14_700 and found["median of their lines"] < 10 and found["longest, commands of the command line left out"] <= 45, found
 
 
 def test_unknown_name_is_an_attribute_error():
