@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import ast
 import hashlib
-import importlib
 import json
 import os
 import re
 import shutil
 import sys
-import textwrap
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
