@@ -17,6 +17,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from itertools import chain
 from math import gcd
 from pathlib import Path
@@ -330,21 +331,37 @@ def _say_padding(mask: ndarray, blank: int, first: int, source: str | Path) -> N
                             "again, or drop them", stacklevel=5)
 
 # %% ../../nbs/data/datasets.ipynb #44e7428a
+def _padding(features: Rows) -> tuple[ndarray, ndarray]:  # (N, m) True where a region is real, and the images that hold only zeros
+    "Only images that end with zeros are read whole, neighbours together."
+    n, m = features.shape[:2]
+    with tqdm(total=n, desc="looking for padding", unit=" images", delay=2) as bar:
+        zero = np.concatenate([(bar.update(len(last)), ~last.any(1))[1] for last in _last_regions(features)])
+    mask, blank, size, rows = np.ones((n, m), bool), np.zeros(n, bool), max(1, BLOCK // (4 * m * features.shape[2])), np.flatnonzero(zero)
+    with tqdm(total=len(rows), desc="padding", unit=" images", delay=2) as bar:
+        for run in filter(len, np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)):
+            for part in (run[i:i + size] for i in range(0, len(run), size)):
+                images = features[int(part[0]):int(part[-1]) + 1]
+                mask[part], blank[part] = real_regions(images), ~images.any((1, 2))
+                bar.update(len(part))
+    return mask, np.flatnonzero(blank)
+
+@lru_cache(maxsize=4)
+def _padding_of_file(path: Path, dataset: str | None, step: int, stamp: tuple) -> tuple[ndarray, ndarray]:
+    "As `_padding`, once for a file that stays as it is: a command opens its data several times."
+    rows = Rows(path, dataset, step)
+    try: return _padding(rows)
+    finally: rows.close()
+
 def find_padding(
     features: Rows,
     source: str | Path,    # the file, for messages
 ) -> ndarray | None:       # (N, m) True where a region is real; None where no image ends with zeros
     "Regions of zeros behind an image's last real one are padding, which is said; a bar where it takes over 2 s."
-    n, m = features.shape[:2]
-    with tqdm(total=n, desc="looking for padding", unit=" images", delay=2) as bar:
-        zero = np.concatenate([(bar.update(len(last)), ~last.any(1))[1] for last in _last_regions(features)])
-    mask, blank = np.ones((n, m), bool), []
-    for i in map(int, tqdm(np.flatnonzero(zero), desc="padding", unit=" images", delay=2)):
-        image = features[i][None]
-        mask[i] = real_regions(image)[0]
-        if not image.any(): blank.append(i)
-    _say_padding(mask, len(blank), blank[0] if blank else -1, source)
-    return None if mask.all() else mask
+    odd = features.image_of_row is not None
+    where = features.path, features.dataset, features.step
+    mask, blank = _padding(features) if odd else _padding_of_file(*where, _stamp(features.path))
+    _say_padding(mask, len(blank), int(blank[0]) if len(blank) else -1, source)
+    return None if mask.all() else mask.copy()
 
 # %% ../../nbs/data/datasets.ipynb #50b0b21d
 def _warn_of_unknown(rows: list[list[int]], captions: Sequence[str], source: str | Path) -> None:

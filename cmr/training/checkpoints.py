@@ -358,15 +358,19 @@ def standardise_from(
     batch_size: int = 256, # images at a time
     progress: bool = True, # show a bar where it takes more than two seconds
     common: bool = False,  # one scale for all numbers of a region, so that those that spread most go on counting most
+    most: int = 10_000,    # of a split with more images `sample` of them are read: means to 2.2% of the deviation, or better
+    sample: int = 2000,    # images, drawn with seed 0
 ) -> None:
-    "Set shift and scale of a region encoder to mean and standard deviation of real regions; a Note where the encoder has none."
+    "Give a region encoder mean and deviation of real regions: of all images, or of 2,000 out of over 10,000. A Note where it has none."
     encoder: Any = getattr(model, "image_encoder", None)
     if not hasattr(encoder, "standardise"):
         warnings.warn(f"{type(model).__name__} has no image_encoder.standardise: regions are taken as they are", stacklevel=2)
         return
-    count, total, squares = 0, torch.zeros(split.region_dim).double(), torch.zeros(split.region_dim).double()
-    for i in tqdm(range(0, split.n_images, batch_size), desc="region statistics", unit="batch", delay=2, disable=not progress):
-        features, mask = split.block(i, min(i + batch_size, split.n_images))
+    n, count, total, squares = split.n_images, 0, torch.zeros(split.region_dim).double(), torch.zeros(split.region_dim).double()
+    starts: Any = range(0, n, batch_size)
+    if n > most: starts, batch_size = np.sort(np.random.default_rng(0).choice(n, min(sample, n), replace=False)).tolist(), 1
+    for i in tqdm(starts, desc="region statistics", unit="batch", delay=2, disable=not progress):
+        features, mask = split.block(i, min(i + batch_size, n))
         x = features[mask].double()
         count, total, squares = count + len(x), total + x.sum(0), squares + x.pow(2).sum(0)
     mean = total / count

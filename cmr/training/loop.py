@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,7 @@ def batch_loss(
 ) -> Tensor:        # () summed over the joint batch, as in Eq. 13
     "The loss, with all rivals while the training warms up. ValueError where scores are no numbers."
     try:
-        batch = batch.to(run.device, non_blocking=True)
+        batch = replace(batch.to(run.device, non_blocking=True), lengths=batch.lengths)  # read by the processor: they stay there
         with run.accelerator.autocast(): scores, same_image = batch_scores(run.model, batch, run.engine, run.twins)
         return (run.loss.warm_up if run.at.step < run.warmup_steps else run.loss)(scores, same_image)
     except ValueError as problem: raise ValueError(f"step {run.at.step + 1}, {run.train.source}: {problem}{where_kept(run)}") from problem
@@ -185,11 +186,12 @@ def train_step(
         total = total + loss.detach()
     all_reduce_gradients(list(run.model.parameters()))
     norm = run.accelerator.clip_grad_norm_(run.model.parameters(), run.recipe.clip or float("inf"))
-    if not torch.isfinite(total + norm):
-        raise ValueError(f"step {run.at.step + 1}: loss {total.item()}, gradient {norm.item()}: "
+    loss, size = torch.stack([total.double(), norm.double()]).tolist()  # the one moment when a GPU is waited for
+    if not math.isfinite(loss + size):
+        raise ValueError(f"step {run.at.step + 1}: loss {loss}, gradient {size}: "
                          f"lower lr={run.recipe.lr} or clip={run.recipe.clip}{where_kept(run)}")
     run.optimiser.step()
-    return total.item()
+    return loss
 
 # %% ../../nbs/training/loop.ipynb #247c6018
 STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
