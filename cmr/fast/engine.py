@@ -67,7 +67,9 @@ def _blend(a: Tensor, b: Tensor, gate: Tensor) -> Tensor:
 
 def _distilled(x: Tensor, o: Tensor, g: Tensor) -> Tensor:
     "IMRAM Eq. 7 from what its two layers gave."
-    return _blend(o.tanh() if torch.is_grad_enabled() else o.tanh_(), x, g)
+    if torch.is_grad_enabled(): return _blend(o.tanh(), x, g)
+    slow = o.device.type == "cpu" and o.dtype in (torch.float32, torch.float64)  # tanh(o) = 2 sigmoid(2o) - 1, in a third of the time
+    return _blend(o.mul_(2).sigmoid_().mul_(2).sub_(1) if slow else o.tanh_(), x, g)
 
 # %% ../../nbs/fast/engine.ipynb #acf8ca61
 @dataclass(frozen=True)
@@ -112,6 +114,10 @@ def gram(
     with torch.autocast(y.device.type, enabled=False): return wide(y) @ wide(y).transpose(1, 2)
 
 # %% ../../nbs/fast/engine.ipynb #26c93b77
+def _times(a: Tensor, b: Tensor | float) -> Tensor:
+    "a * b; where no graph is kept a is written over, as fresh memory costs more than the product."
+    return a * b if torch.is_grad_enabled() else a.mul_(b)
+
 def context_cosines(
     weights: Tensor, # (R, r, Q, q) attention weights
     dots: Tensor,    # (R, r, Q, q) products of the original queries with the responses
@@ -120,14 +126,14 @@ def context_cosines(
 ) -> Tensor:         # (R, Q, q)
     "Cosine of each query with its context (IMRAM Eq. 11), no context made: x . c = sum of alpha (x . y), and |c|^2 = alpha G alpha."
     flat = weights.flatten(2)
-    with torch.autocast(flat.device.type, enabled=False): squares = ((G @ flat) * flat).sum(1).unflatten(1, weights.shape[2:])
+    with torch.autocast(flat.device.type, enabled=False): squares = _times(G @ flat, flat).sum(1).unflatten(1, weights.shape[2:])
     return (weights * dots).sum(1) * torch.where(squares > 1e-24, squares, torch.inf).rsqrt() * inverse
 
 # %% ../../nbs/fast/engine.ipynb #c3abe0cc
 @dataclass(frozen=True)
 class Recurrence:
     "One direction's K steps of attention and memory (IMRAM Eq. 3-12; SCAN for K = 1)."
-    clip: Callable                   # Eq. 4: (R, r, Q, q) to the same, normalised over the last axis
+    clip: Callable                   # Eq. 4: (R, r, Q, q) to a new tensor, normalised over the last axis
     pool: Callable                   # scores (R, Q, q) and mask (R or 1, Q, q) to (R, Q)
     inverse_temperature: float = 9.0 # lambda in Eq. 5
     steps: int = 1                   # K
@@ -145,9 +151,9 @@ class Recurrence:
         messages = HALVES[type(self.memory)].parts(self.memory, y) if self.steps > 1 else []
         return {"gram": gram(y), **{f"message{n}": message for n, message in enumerate(messages)}}
 
-    def weigh(self, z: Tensor, query_mask: Tensor | None = None, response_mask: Tensor | None = None) -> Tensor:
-        "Attention weights (R, r, Q, q) of similarities (R, r, Q, q) (Eq. 4-5)."
-        z = self.clip(z if query_mask is None else z * query_mask[:, None]) * self.inverse_temperature
+    def weigh(self, z: Tensor, response_mask: Tensor | None = None) -> Tensor:
+        "Attention weights (R, r, Q, q) of similarities (R, r, Q, q), zero for padded queries (Eq. 4-5)."
+        z = _times(self.clip(z), self.inverse_temperature)
         return (z if response_mask is None else z.masked_fill(~response_mask[:, :, None, None], -torch.inf)).softmax(1)
 
     def update(self, x: Tensor, *parts) -> Tensor:
@@ -164,11 +170,11 @@ def recurrent_scores(
     spaces: Any = None, # buffers for odd and for even steps, where no graph is kept
 ) -> Tensor:          # (R, Q)
     "Queries with responses, summed over the K steps (Eq. 12)."
-    x, y, masks = query["values"], response["values"], [needed(side["mask"]) for side in (query, response)]
+    x, y, real, response_mask = query["values"], response["values"], query["mask"], needed(response["mask"])
     shares, messages, G = _numbered(query, "share"), _numbered(response, "message"), response["gram"][:, :, :y.shape[1]]
     now, inverse, total = dots, query["inverse"], torch.zeros((), device=dots.device)
     for k in range(direction.steps):
-        weights = direction.weigh(now * inverse[:, None] if direction.cosine else now, *masks)
+        weights = direction.weigh(now * (inverse * real if direction.cosine else real)[:, None], response_mask)
         total = total + context_cosines(weights, dots, G, query["inverse"])
         if k + 1 == direction.steps: break                                      # nobody reads the memory after the last step
         x = direction.update(x, [] if k else shares, weights, messages, spaces[k % 2] if spaces else ())
