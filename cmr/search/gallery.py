@@ -148,7 +148,6 @@ class Gallery:
         self.index = Shortlist(self.vectors)
     def __len__(self): return len(self.fragments)
     def _repr_html_(self): return gallery_card(self)
-
     def scores(self, query: Fragments, rows: Tensor | slice = slice(None)) -> Tensor:
         "The model's own scores (Q, N) of queries (Q, k, d) with some rows, by default all. ValueError where one is NaN or infinite."
         images, captions = (self.fragments[rows].to(query.values.dtype), query)[::1 if self.side == "images" else -1]

@@ -165,6 +165,7 @@ def first_images(
     few.extractor = split.extractor
     return few
 
+# %% ../../nbs/training/checkpoints.ipynb #08312307
 class Run:
     "A training run as one process has it: model, loss, optimiser, data, and how far it has come."
 

@@ -270,6 +270,7 @@ def look_on_dev(
     writer.add_scalar("step/rsum", found, run.at.step)
     if run.progress: bar.write(f"step {run.at.step}: loss {run.at.loss / max(run.at.pairs, 1):.3f}, dev R@sum {found:.1f}")
 
+# %% ../../nbs/training/loop.ipynb #1d8225ef
 def train_epoch(
     run: Run,
     bar: tqdm,

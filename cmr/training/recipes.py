@@ -37,8 +37,7 @@ __all__ = ['LARGEST', 'OPTIMISERS', 'SCHEDULES', 'MOST_STEPS', 'WIDEST', 'FULL',
 @dataclass(frozen=True)
 class Recipe:
     "Everything that decides how a run comes out, besides the data. None: the model's own. ValueError names the setting that cannot be."
-    name: str                           # what the run is called
-    matcher: str = "imram"              # which model: vse, scan, imram, ...
+    name: str; matcher: str = "imram"   # what the run is called; which model: vse, scan, imram, ...
     args: dict = field(default_factory=dict) # the model's arguments besides region_dim and vocab_size
     epochs: int = 30                    # passes over the training captions
     batch_size: int = 128               # pairs in a batch, 2 or more
@@ -73,7 +72,7 @@ class Recipe:
     region_dropout: float = 0.0         # share of the regions that are left out at random while training
 
     def __post_init__(self):
-        if isinstance(self.after, dict): object.__setattr__(self, "after", recipe_from(self.after, "after")) # as it stands in json
+        if isinstance(self.after, dict): object.__setattr__(self, "after", recipe_from(self.after, "after")) # from json
         check_recipe(self)
 
 # %% ../../nbs/training/recipes.ipynb #231ab357
@@ -440,6 +439,7 @@ def read_recipe(
     except (ValueError, TypeError) as problem: raise ValueError(f"{path}: {printable(problem, 300)}: {INSTEAD}") from problem
     return recipe, Path(data)
 
+# %% ../../nbs/training/recipes.ipynb #2ec3c781
 def read_config(
     path: str | Path,  # .json or .toml
 ) -> Recipe:

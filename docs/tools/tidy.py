@@ -24,11 +24,21 @@ def passing(output: dict) -> bool:
     return "\r" in "".join(output.get("text", "")) or WIDGET in output.get("data", {})
 
 
+def joined(outputs: list[dict]) -> list[dict]:
+    "Outputs with the pieces of a stream in one: where a kernel cuts it differs from run to run."
+    found: list[dict] = []
+    for one in outputs:
+        if found and one["output_type"] == found[-1]["output_type"] == "stream" and one["name"] == found[-1]["name"]:
+            found[-1]["text"] = "".join([*found[-1]["text"], *one["text"]]).splitlines(keepends=True)
+        else: found.append(one)
+    return found
+
+
 def tidy(notebook: dict) -> dict:
     "The notebook, changed in place: no counts, no widgets' state, no outputs of cells tagged `widget`; metadata as nbdev keeps them."
     for cell in notebook["cells"]:
         if cell["cell_type"] != "code": continue
-        cell["outputs"] = [] if "widget" in cell["metadata"].get("tags", []) else [one for one in cell["outputs"] if not passing(one)]
+        cell["outputs"] = [] if "widget" in cell["metadata"].get("tags", []) else joined([one for one in cell["outputs"] if not passing(one)])
         cell["execution_count"] = None
     notebook["metadata"].pop("widgets", None)
     clean_nb(notebook, allowed_cell_metadata_keys=list(get_config().allowed_cell_metadata_keys), clean_ids=True)
