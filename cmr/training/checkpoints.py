@@ -165,10 +165,9 @@ def first_images(
     few.extractor = split.extractor
     return few
 
-# %% ../../nbs/training/checkpoints.ipynb #08312307
+# %% ../../nbs/training/checkpoints.ipynb #63e529aa
 class Run:
     "A training run as one process has it: model, loss, optimiser, data, and how far it has come."
-
     def __init__(self,
         recipe: Recipe,
         data_folder: str | Path,
@@ -199,8 +198,7 @@ class Run:
         self.optimiser = self.accelerator.prepare(make_optimiser(self.model, recipe))
         self.data, _ = data_fingerprint(self.train, self.dev, self.vocabulary, self.twins), self.loader() # says what can't be batched
 
-    @property
-    def checkpoint(self) -> Path: return self.out / "last" / "training.pt"
+    checkpoint = property(lambda self: self.out / "last" / "training.pt")
 
     def loader(self, workers: int | None = None):
         "This process's part of the batches that the epoch has still to do; `workers` as for `train`."

@@ -63,8 +63,7 @@ class Recipe:
     after: Recipe | None = None         # trained first; this one begins with its best weights
     loss: str | None = None             # "triplet", "matching_bce", or one of your own (cmr.losses.register_loss)
     loss_args: dict = field(default_factory=dict) # the loss's settings besides margin and negatives
-    optimiser: str = "adam"             # "adam" or "adamw"
-    weight_decay: float = 0.0           # of the optimiser
+    optimiser: str = "adam"; weight_decay: float = 0.0 # "adam" or "adamw"; its weight decay
     schedule: str = "step"              # of the step size: "step", "cosine" or "constant"
     accumulate: int = 1                 # batches whose gradients are added up for one step
     twins: bool = False                 # put images that are easily confused into one batch
@@ -439,7 +438,7 @@ def read_recipe(
     except (ValueError, TypeError) as problem: raise ValueError(f"{path}: {printable(problem, 300)}: {INSTEAD}") from problem
     return recipe, Path(data)
 
-# %% ../../nbs/training/recipes.ipynb #2ec3c781
+# %% ../../nbs/training/recipes.ipynb #86131de0
 def read_config(
     path: str | Path,  # .json or .toml
 ) -> Recipe:

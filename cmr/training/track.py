@@ -54,7 +54,7 @@ def draw_lists(
     best = score_all(model, images, captions[torch.as_tensor(chosen)], progress=False).argsort(dim=0, descending=True, stable=True)[:top].T
     pictures, figure = dev_pictures(split), Figure(figsize=(1.4 * top, 1.6 * len(chosen)), layout="constrained")
     for asked, row, axes in zip(chosen, best.tolist(), figure.subplots(len(chosen), top, squeeze=False)):
-        axes[0].set_title(split.captions[asked], loc="left", fontsize=8)
+        axes[0].set_title(split.captions[asked], loc="left", fontsize=8).set_in_layout(False) # a long caption moves no picture
         for image, ax in zip(row, axes): draw_answer(ax, image, split, pictures, image == split.image_of_caption[asked])
     return figure
 

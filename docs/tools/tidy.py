@@ -20,8 +20,8 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def passing(output: dict) -> bool:
-    "Whether an output is of this run only: a bar that redrew itself, or a widget."
-    return "\r" in "".join(output.get("text", "")) or WIDGET in output.get("data", {})
+    "Whether an output is of this run only: a bar, a warning with a path of this machine, or a widget."
+    return output.get("name") == "stderr" or "\r" in "".join(output.get("text", "")) or WIDGET in output.get("data", {})
 
 
 def joined(outputs: list[dict]) -> list[dict]:
