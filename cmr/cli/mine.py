@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from cmr.cli.app import Device, Imports, PathArgument, PathOption, app
-from cmr.cli.data import pick_data
+from cmr.cli.data import data_of
 from cmr.cli.evaluate import load_model
 
 
 @app.command("mine")
 def mine_command(
     model: Annotated[Path, PathArgument(help="Folder of a run (its best epoch is taken) or of a model.")],
-    data: Annotated[Path | None, PathOption(help="Data folder. Default: data/scenes.")] = None,
+    data: Annotated[Path | None, PathOption(help="Data folder. Default: the one that the run learned from.")] = None,
     split: Annotated[str, typer.Option(help="Whose images: train, usually.")] = "train",
     doubt: Annotated[float, typer.Option(min=0, help="Leave out pairs whose wrong image leads the right one by more, in units of the "
                                          "score: there the model may be right.")] = 0.1,
@@ -34,8 +34,8 @@ def mine_command(
     from cmr.data import open_split
     from cmr.search.mining import mine_twins
     from cmr.training.twins import write_twins
-    trained, vocabulary, _ = load_model(model, device)
-    data = pick_data(data)
+    trained, vocabulary, folder = load_model(model, device)
+    data, _ = data_of(folder, data, split)
     where = open_split(data, split)
     found, out = mine_twins(trained, where, vocabulary, doubt), out or data / f"{split}_twins.json"
     write_twins(found, out)

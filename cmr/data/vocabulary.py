@@ -9,6 +9,7 @@ __all__ = ['PAD', 'START', 'END', 'UNK', 'MARKS', 'tokenize', 'frequent_words', 
 
 # %% ../../nbs/data/vocabulary.ipynb #9922bb4a
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,10 +22,14 @@ from ..files import FromFile, printable, read_json, write_text
 
 # %% ../../nbs/data/vocabulary.ipynb #9225f142
 _tokenizer = NLTKWordTokenizer()
+_plain = re.compile(r"[a-z0-9]+(?:,? +[a-z0-9]+)* ?\.?")                  # nearly every caption: NLTK only cuts off its marks,
+_cut = {"cannot", "gimme", "gonna", "gotta", "lemme", "wanna"}           # unless one of these words is in it
 
 def tokenize(caption: str) -> list[str]:  # a sentence as a person wrote it -> its tokens in lower case, punctuation apart
-    "Lower-cased NLTK tokens, by the tokenizer that needs no downloads; raises ValueError where nothing is left."
-    tokens = _tokenizer.tokenize(caption.lower())
+    "Lower-cased NLTK tokens, by the tokenizer that needs no downloads; ValueError where nothing is left."
+    text = caption.lower()
+    tokens = text.replace(",", " ,").replace(".", " .").split() if _plain.fullmatch(text) else []
+    if not tokens or not _cut.isdisjoint(tokens): tokens = _tokenizer.tokenize(text)
     if not tokens: raise ValueError(f"empty caption {caption!r}: a caption needs at least one word; remove it or write one")
     return tokens
 

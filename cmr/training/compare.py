@@ -208,7 +208,8 @@ def train_entry(
     found = {**wanted, "report": asdict(report), "hits": " ".join(map(str, each)), "dev": ended["best"],
              **{key: ended[key] for key in ("parameters", "epochs", "best_epoch")},
              "seconds_per_epoch": ended["seconds"] / max(ended["epochs"], 1), "machine": machine(ended["device"])}
-    if truth.is_file(): found["world"] = asdict(world_report(scores.numpy(), load_entries(str(truth)), progress=False))
+    told = asdict(world_report(scores.numpy(), load_entries(str(truth)), progress=False)) if truth.is_file() else {}
+    if told and all(value == value for value in told.values()): found["world"] = told  # a tiny world may lack a kind of twins: NaN
     write_text(file, json.dumps(found, indent=1) + "\n")
     return found
 
