@@ -245,7 +245,7 @@ def test_another_number_of_processes_may_go_on(folder, notes, tmp_path):
     train(RECIPE, folder / "data", tmp_path / "run", device="cpu", progress=False, max_steps=3)
     said = launched("--out", tmp_path / "run", "--resume")
     assert said.returncode == 0, said.stderr[-3000:]
-    assert said.stdout.count("Training imram") == 1 and "with 2 processes" in said.stdout and said.stdout.count("all epochs done") == 1
+    assert said.stderr.count("Training imram") == 1 and "with 2 processes" in said.stderr and said.stdout.count("all epochs done") == 1
     assert far(weights(tmp_path / "run"), weights(folder / "pair")) < 1e-6
 
 
