@@ -97,7 +97,7 @@ def test_empty_caption(data, tmp_path):
 def test_caption_of_unknown_words_only(data, tmp_path):
     lines = (data / "train_caps.txt").read_text().splitlines()
     (data / "train_caps.txt").write_text("\n".join([*lines[:5], "xylophone quartet", *lines[6:]]) + "\n")
-    result = CliRunner().invoke(app, ["train", "--data", str(data), "--out", str(tmp_path / "run"), *QUICK])
+    result = CliRunner().invoke(app, ["train", "--data", str(data), "--out", str(tmp_path / "run"), "--min-count", "4", *QUICK])
     assert result.exit_code == 0, result.output
     assert "1 of 12 captions have no word that the vocabulary knows, the first is caption 5, 'xylophone quartet'" in result.output
 

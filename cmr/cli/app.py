@@ -107,7 +107,7 @@ def bars(quiet: bool) -> Iterator[None]:
     tqdm.status_printer, QUIET[0] = printer, quiet
     if quiet: tqdm.write = classmethod(lambda *_, **__: None)
     try:
-        with open(os.devnull, "w", encoding="utf-8") as nowhere: yield
+        with os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8") as nowhere: yield
     finally:
         QUIET[0] = False
         for name, value in own.items(): setattr(tqdm, name, value)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,7 +42,7 @@ def push_command(
     model, vocabulary = load(model_folder(run))
     report, _ = evaluate(model.to(make_accelerator(device).device), open_split(where, split), vocabulary)
     settings = {key: value for key, value in asdict(recipe).items() if value not in (None, {}, [], False) and key != "after"}
-    told = {"recipe": json.loads(json.dumps(settings)), "data": about or Path(recorded).name, "report": report,
+    told: dict[str, Any] = {"recipe": settings, "data": about or Path(recorded).name, "report": report,
             "tested": f"{Path(where).name}, split {split}", "licence": licence}
     model = model.cpu()
     if to or not name:
