@@ -7,8 +7,8 @@ __all__ = ['REPLACED', 'PICKLED', 'COMPARED', 'BEYOND', 'BLOCK', 'ARRAYS', 'LOOK
            'as_slice', 'Rows', 'read_captions', 'repeats', 'Link', 'link_captions', 'check_parts', 'check_finite',
            'real_regions', 'find_padding', 'encode_captions', 'ImageCaptions', 'feature_digest', 'read_names',
            'scan_array', 'h5_extractor', 'read_blocks', 'split_name', 'write_split', 'check_extractor', 'splits',
-           'Manifest', 'read_manifest', 'check_world', 'open_split', 'check_vocabulary', 'pad', 'Batch', 'collate',
-           'batch_rows', 'CaptionPairs', 'batches']
+           'Manifest', 'read_manifest', 'check_world', 'open_split', 'drawn_pictures', 'check_vocabulary', 'pad',
+           'Batch', 'collate', 'batch_rows', 'CaptionPairs', 'batches']
 
 # %% ../../nbs/data/datasets.ipynb #b94c29be
 import os
@@ -751,6 +751,17 @@ def open_split(folder: str | Path, split: str) -> ImageCaptions:  # split: train
         return _open_hdf5(folder / f"{split}.h5")
     if scan_array(folder, split): return _open_scan(folder, split)
     raise FileNotFoundError(f"no split {split!r} in {folder}; it has {', '.join(splits(folder))}")
+
+# %% ../../nbs/data/datasets.ipynb #d7a3c1e9
+def drawn_pictures(
+    split: ImageCaptions,
+    whole: bool = True,  # False: the split may be the first part of what was drawn
+) -> NpyFile | None:     # (N, rows, columns, 3) bytes
+    "The pictures of drawn scenes, {split}_pictures.npy beside a split's file; None where there is no such file for its images."
+    path = split.source.with_name(f"{split.source.stem.removesuffix('_ims')}_pictures.npy")
+    if not path.is_file(): return None
+    found = open_npy(path, "pictures", "u", (4,), "bytes (images, height, width, 3)")
+    return found if len(found) == split.n_images or not whole and len(found) > split.n_images else None
 
 # %% ../../nbs/data/datasets.ipynb #b2eacc61
 def check_vocabulary(

@@ -21,12 +21,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data import ImageCaptions, Vocabulary, open_split, splits, tokenize
+from ..data import ImageCaptions, Vocabulary, drawn_pictures, open_split, splits, tokenize
 from ..data.extractors import Extractor, ExtractorInfo, create_extractor
 from ..data.photos import ENDINGS, PictureFeatures, extract, find_pictures, open_features, read_picture
 from ..encoders import Fragments
 from ..fast.scoring import check_fits, evaluating
-from ..files import FromFile, alone_with, digest, need_file, open_npy, printable, read_json, write_text
+from ..files import FromFile, alone_with, digest, need_file, printable, read_json, write_text
 from ..matcher import Matcher
 from .calibration import Calibration, look_closer, read_calibration
 from .gallery import Gallery, ask, ask_with_image, fingerprint, image_row, open_gallery, summary_vectors, write_gallery
@@ -286,9 +286,7 @@ def data_place(model: Matcher, vocabulary: Vocabulary, folder: Path, split: str,
         if store is None: return open_gallery(model, where, vocabulary, side, index, maps() if maps else None)
         from cmr.search.qdrant import open_qdrant
         return open_qdrant(model, where, vocabulary, *store, side, maps() if maps else None)
-    drawn = folder / f"{split}_pictures.npy"
-    pixels = open_npy(drawn, "pictures", "u", (4,), "bytes (images, height, width, 3)") if drawn.is_file() else None
-    if pixels is not None and len(pixels) != where.n_images: pixels = None
+    pixels = drawn_pictures(where)
     def show(row): return _picture(folder / "pictures", where.ids[row]) if pixels is None else Image.fromarray(np.asarray(pixels[row]))
     return Place(partial(opened, "images"), partial(opened, "captions"), where.boxes, show, where)
 

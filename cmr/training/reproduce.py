@@ -20,10 +20,10 @@ from tqdm.auto import tqdm
 
 import cmr
 from ..camp import ABLATIONS
-from ..data import ImageCaptions, open_split
+from ..data import ImageCaptions, drawn_pictures, open_split
 from ..data.vocabulary import Vocabulary, tokenize
 from ..fast.scoring import encode_all
-from ..files import FromFile, atomic_write, need_folder, open_npy, printable, read_json, read_text, write_text
+from ..files import FromFile, atomic_write, need_folder, printable, read_json, read_text, write_text
 from ..imram import DIRECTIONS
 from ..lens import look, show_look
 from ..matcher import Matcher
@@ -107,11 +107,11 @@ def read_numbers(text: str, width: int) -> ndarray: # (n, width)
 # %% ../../nbs/training/reproduce.ipynb #c0055e51
 def draw_look(model: Matcher, vocabulary: Vocabulary, data: Path, split: str, caption=0): # a Figure; None without pictures
     "Fig. 3: where each noun, verb and adjective of a caption looks in its image, at each step."
-    examined, pictures = open_split(data, split), data / f"{split}_pictures.npy"
-    if not pictures.is_file() or examined.boxes is None: return None
+    pictures = drawn_pictures(examined := open_split(data, split))
+    if pictures is None or examined.boxes is None: return None
     i = int(examined.image_of_caption[caption])
     images, captions = encode_all(model, examined, vocabulary, progress=False)
-    words, picture = tokenize(examined.captions[caption]), open_npy(pictures, "pictures", "u", (4,)).read(i, i + 1)[0]
+    words, picture = tokenize(examined.captions[caption]), pictures[i]
     only = [j for j, kind in enumerate(tagger(data, split)(words)) if kind]
     return show_look(picture, examined.boxes[i], look(model, images[[i]], captions[[caption]]), words, only)
 

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..data import ImageCaptions, Vocabulary
+from ..data import ImageCaptions, Vocabulary, drawn_pictures
 from ..fast import encode_all, score_all
-from ..files import open_npy, printable
+from ..files import printable
 from ..matcher import Matcher
 
 # %% auto #0
-__all__ = ['Callback', 'dev_pictures', 'draw_lists', 'draw_answer', 'flat', 'check_trackers', 'Tracking', 'pixels']
+__all__ = ['Callback', 'draw_lists', 'draw_answer', 'flat', 'check_trackers', 'Tracking', 'pixels']
 
 # %% ../../nbs/training/track.ipynb #32b7b50b
 class Callback:
@@ -30,16 +29,6 @@ class Callback:
     def on_end(self, run, why: str) -> None: "After the last step, or a stop that was asked for."
 
 # %% ../../nbs/training/track.ipynb #ab6b4ba1
-def dev_pictures(
-    split: ImageCaptions,
-) -> np.ndarray | None: # (I, k, k, 3) bytes
-    "SPLIT_pictures.npy beside a split's file, where there is one for its images."
-    path = Path(split.source)
-    path = path.parent / f"{path.stem}_pictures.npy"
-    if not path.is_file(): return None
-    found = open_npy(path, "pictures", "u", (4,), "bytes (images, height, width, 3)")
-    return np.asarray(found[:split.n_images]) if len(found) >= split.n_images else None
-
 def draw_lists(
     model: Matcher,
     split: ImageCaptions,
@@ -52,13 +41,13 @@ def draw_lists(
     images, captions = encode_all(model, split, vocabulary, progress=False)
     chosen = np.linspace(0, len(split) - 1, min(asks, len(split))).astype(int)
     best = score_all(model, images, captions[torch.as_tensor(chosen)], progress=False).argsort(dim=0, descending=True, stable=True)[:top].T
-    pictures, figure = dev_pictures(split), Figure(figsize=(1.4 * top, 1.6 * len(chosen)), layout="constrained")
+    pictures, figure = drawn_pictures(split, whole=False), Figure(figsize=(1.4 * top, 1.6 * len(chosen)), layout="constrained")
     for asked, row, axes in zip(chosen, best.tolist(), figure.subplots(len(chosen), top, squeeze=False)):
         axes[0].set_title(split.captions[asked], loc="left", fontsize=8).set_in_layout(False) # a long caption moves no picture
         for image, ax in zip(row, axes): draw_answer(ax, image, split, pictures, image == split.image_of_caption[asked])
     return figure
 
-def draw_answer(ax: Any, image: int, split: ImageCaptions, pictures: np.ndarray | None, right: bool) -> None:
+def draw_answer(ax: Any, image: int, split: ImageCaptions, pictures: Any, right: bool) -> None:
     "One image of a list, or its id."
     if pictures is None: ax.text(.5, .5, printable(split.ids[image], 18), ha="center", va="center", fontsize=7)
     else: ax.imshow(pictures[image])
