@@ -20,9 +20,10 @@ from .matcher import Matcher, register
 from .similarity import l2_normalize, wide
 
 # %% auto #0
-__all__ = ['STEEP', 'ABLATIONS', 'VARIANT_FORMS', 'FORM', 'CHOICES', 'IDLE', 'EXCLUDED', 'branch_shares', 'FragmentPooling',
-           'begin_with_length', 'Matching', 'pair_vectors', 'ablation', 'complete_form', 'form_modules', 'form_scores',
-           'form_loss', 'all_gates', 'CAMP', 'pair_gates', 'MeanGates', 'mean_gates', 'fragment_gates']
+__all__ = ['SLOPE', 'PIECES', 'ABLATIONS', 'VARIANT_FORMS', 'FORM', 'CHOICES', 'IDLE', 'EXCLUDED', 'branch_shares',
+           'FragmentPooling', 'begin_as_cosine', 'Matching', 'pair_vectors', 'ablation', 'complete_form',
+           'form_modules', 'form_scores', 'form_loss', 'all_gates', 'CAMP', 'pair_gates', 'MeanGates', 'mean_gates',
+           'fragment_gates']
 
 # %% ../nbs/12_camp.ipynb #cf10fd80
 def branch_shares(
@@ -60,33 +61,35 @@ class FragmentPooling(nn.Module):
         return torch.einsum("...k,...kd->...d", self.weights(x, mask), x)
 
 # %% ../nbs/12_camp.ipynb #c08f267d
-STEEP = 10. # how fast the first logit rises with |v* + t*|; twice as much did no better
+SLOPE, PIECES = 5., 6 # the first logit is SLOPE (|v* + t*|^2 - 2), ten times the cosine; pieces of a square
 
 @torch.no_grad()
-def begin_with_length(
-    first: nn.Linear, # of the MLP: from d, or 2d, to 2d
-    last: nn.Linear,  # from 2d to the logit
+def begin_as_cosine(
+    first: nn.Linear, # of the MLP: from d, or 2d, to 2 d PIECES
+    last: nn.Linear,  # from there to the logit
     dim: int,         # d
 ) -> None:
-    "Set both so that the logit is about STEEP (|v* + t*| - sqrt 2): 0 for unit vectors at a right angle."
-    W = nn.init.orthogonal_(torch.empty(dim, dim))      # |w x| over all rows w: about |x| sqrt(2 d / pi)
-    root = (STEEP / (2 * dim / math.pi) ** .5) ** .5
-    first.weight.copy_(root * torch.cat([W, -W]).repeat(1, first.in_features // dim))
-    last.weight.fill_(root); last.bias.fill_(-STEEP * 2 ** .5)
+    "Set both so that the logit of unit vectors is about 2 SLOPE cos(v*, t*), as the base model's in InfoNCE."
+    h, W = .6 * (2 / dim) ** .5, nn.init.orthogonal_(torch.empty(dim, dim)) # six h: nearly all of w x lie below
+    roots = torch.tensor([1., *[2.] * (PIECES - 1)]).mul(SLOPE * h).sqrt().repeat_interleave(2 * dim)
+    corners = h * torch.arange(PIECES).repeat_interleave(2 * dim)
+    rows = torch.cat([W, -W]).repeat(PIECES, first.in_features // dim)
+    first.weight.copy_(roots[:, None] * rows); first.bias.copy_(-roots * corners)
+    last.weight.copy_(roots[None]); last.bias.fill_(-SLOPE * (2 + dim * h * h / 6))  # the pieces lie h^2 / 6 too high
 
 # %% ../nbs/12_camp.ipynb #aa5d41dd
 class Matching(nn.Module):
     "From v* and t* to a score: two layers on their sum (CAMP Eq. 13 before its sigmoid), or their cosine."
     def __init__(self, dim: int, kind: str = "mlp", # d; "mlp", or "cosine" (Table 3, "joint embedding")
-        join: str = "sum", unit: bool = False, by_length: bool = False, # what the MLP reads; its start
+        join: str = "sum", unit: bool = False, as_cosine: bool = False, # what the MLP reads; its start
     ):
         super().__init__()
         self.kind, self.unit, self.join = kind, unit, one_of("join", join, ("sum", "concat"))
         if one_of("matching", kind, ("mlp", "cosine")) == "cosine": return   # nothing to learn
-        first = nn.Linear(dim * (1 + (join == "concat")), dim * (1 + by_length))
+        first = nn.Linear(dim * (1 + (join == "concat")), dim * (2 * PIECES if as_cosine else 1))
         self.layers = nn.Sequential(first, nn.ReLU(), last := nn.Linear(first.out_features, 1))
         for layer in (first, last): nn.init.xavier_uniform_(layer.weight); nn.init.zeros_(layer.bias)
-        if by_length: begin_with_length(first, last, dim)
+        if as_cosine: begin_as_cosine(first, last, dim)
     def forward(self, v: Tensor, t: Tensor) -> Tensor:
         "Vectors (..., d) of images and captions to logits or cosines (...); the axes broadcast."
         if self.unit or self.kind == "cosine": v, t = l2_normalize(v), l2_normalize(t)

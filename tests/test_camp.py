@@ -12,7 +12,7 @@ from cmr.camp import (
     ABLATIONS,
     CAMP,
     FORM,
-    STEEP,
+    SLOPE,
     FragmentPooling,
     Matching,
     ablation,
@@ -309,15 +309,28 @@ def test_fragments_that_are_normalised_have_mean_0_and_variance_1():
 
 
 @pytest.mark.parametrize("join", ["sum", "concat"])
-def test_the_logit_begins_with_the_length_of_the_sum(join):
+def test_the_logit_begins_as_ten_cosines(join):
     torch.manual_seed(0)
-    match = Matching(64, join=join, unit=True, by_length=True).double()
+    match = Matching(64, join=join, unit=True, as_cosine=True).double()
     v, t = torch.nn.functional.normalize(torch.randn(2, 2000, 64).double(), dim=-1)
     t = t + 3 * torch.rand(2000, 1).double() * v
-    length = (v + torch.nn.functional.normalize(t, dim=-1)).norm(dim=-1)
-    off = match(v, t) - STEEP * (length - 2 ** .5)
-    assert off.std() < 1 and abs(off.mean()) < .1 * STEEP and match(v, t).std() > 1
+    off = match(v, t) - 2 * SLOPE * torch.cosine_similarity(v, t, dim=-1)
+    assert off.std() < .1 and abs(off.mean()) < .1 and match(v, t).std() > 1
     assert same(match(v, 5 * t), match(v, t), 1e-9)
+
+
+@pytest.mark.parametrize("join", ["sum", "concat"])
+def test_a_camp_that_starts_from_the_base_model_ranks_as_it_does(join):
+    "With the base model's encoders and pooling, R@K of the very first scores is the base model's, but for near ties."
+    torch.manual_seed(0)
+    images, captions = Fragments(torch.randn(12, 5, 16), torch.ones(12, 5).bool()), Fragments(torch.randn(20, 4, 16), torch.ones(20, 4).bool())
+    base = CAMP(6, 9, embed_dim=16, word_dim=4, interaction=False, normalise="fragments")
+    model = CAMP(6, 9, embed_dim=16, word_dim=4, normalise="both", start="base", join=join)
+    model.load_state_dict(base.state_dict(), strict=False)
+    for fuse in (model.fuse_regions, model.fuse_words):
+        for p in fuse.linear.parameters(): torch.nn.init.zeros_(p)
+    with torch.no_grad(): ours, theirs = model.score(images, captions), 2 * SLOPE * base.score(images, captions)
+    assert (ours - theirs).abs().max() < .7 and torch.corrcoef(torch.stack([ours.flatten(), theirs.flatten()]))[0, 1] > .995
 
 
 def test_from_the_base_model_F_begins_small():

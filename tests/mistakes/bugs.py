@@ -99,7 +99,7 @@ BUGS = {
         "branch_shares": [(".masked_fill(~mask[..., None, :], -torch.inf)", "", "missing mask"), (".softmax(-1).mean(-2)", ".mean(-2).softmax(-1)", "the mean first")],
         "FragmentPooling": [("dim ** -.5", "1.", "no root of d"), ("branches < 1", "False", "no branch passes"), ("even_weights(mask, x.dtype)", "even_weights(mask | True, x.dtype)", "a mean over padding")],
         "Matching": [("self.layers(v + t)", "self.layers(v * t)", "a product"), ("l2_normalize(v), l2_normalize(t)", "l2_normalize(v), t", "half a cosine")],
-        "begin_with_length": [("[W, -W]", "[W, W]", "sign"), ("fill_(-STEEP * 2 ** .5)", "fill_(STEEP * 2 ** .5)", "sign")],
+        "begin_as_cosine": [("[W, -W]", "[W, W]", "sign"), ("fill_(-SLOPE", "fill_(SLOPE", "sign"), ("copy_(-roots * corners)", "copy_(roots * corners)", "sign")],
         "pair_vectors": [("model.fuse_words(T, messages.to_words)", "T", "words not fused"), ("model.pool_regions(V, v_mask)", "model.pool_regions(V, v_mask | True)", "missing mask")],
         "ablation": [("!= value", "== value", "sign"), ("ABLATIONS[one_of(\"ablation\", name, tuple(ABLATIONS))]", "ABLATIONS.get(name, {})", "unknown rows pass")],
         "all_gates": [("messages.to_regions", "messages.to_regions * 0", "no messages"), ("if not model.gated", "if False", "a model without gates passes")],

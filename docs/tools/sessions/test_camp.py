@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from adapters import FragmentPooling, Matching, ablation, all_gates, begin_with_length, branch_shares, fragment_gates, mean_gates, pair_gates, pair_vectors
+from adapters import FragmentPooling, Matching, ablation, all_gates, begin_as_cosine, branch_shares, fragment_gates, mean_gates, pair_gates, pair_vectors
 
 from cmr import CAMP
 from cmr.encoders import Fragments
@@ -63,17 +63,19 @@ def test_Matching():
     close(joined(v, t), joined.layers(torch.cat(torch.broadcast_tensors(v, t), -1))[..., 0], 1e-9)
 
 
-def test_begin_with_length():
-    "the logit grows with the length of the sum and is about 0 for unit vectors at a right angle"
+def test_begin_as_cosine():
+    "the logit of unit vectors is about ten times their cosine"
     torch.manual_seed(0)
-    first, last = torch.nn.Linear(64, 128), torch.nn.Linear(128, 1)
+    first, last = torch.nn.Linear(64, 768), torch.nn.Linear(768, 1)
     torch.nn.init.zeros_(first.bias)
-    begin_with_length(first, last, 64)
+    begin_as_cosine(first, last, 64)
     def logit(x): return last(first(x).relu()).item()
     right = torch.zeros(64); right[:2] = 1
     assert abs(logit(right)) < 2, f"{logit(right):.2f} for two unit vectors at a right angle: expected about 0"
-    close(logit(2 * right) - logit(right), 10 * 2 ** .5, 2.)
-    close(logit(-right), logit(right), 1e-4)
+    opposite = torch.zeros(64)
+    assert abs(logit(opposite) + 10) < 2, f"{logit(opposite):.2f} for opposite vectors: expected about -10"
+    spread = torch.full((64,), 2 / 8.)                                  # of length 2 as well
+    close(logit(spread), 10., 2.); close(logit(-right), logit(right), 1e-3)
 
 
 def test_pair_vectors():
