@@ -28,7 +28,7 @@ from ..saving import create_model, model_class
 __all__ = ['LARGEST', 'OPTIMISERS', 'SCHEDULES', 'MOST_STEPS', 'WIDEST', 'FULL', 'CAMP_FULL', 'CAMP_SMALL', 'RECIPES', 'SHARED',
            'FEW', 'LEAST', 'LONGEST', 'OWN', 'OWN_MARGIN', 'INSTEAD', 'NEEDED', 'Recipe', 'has_kind', 'check_values',
            'check_recipe', 'learning_rate', 'make_optimiser', 'model_arguments', 'freeze', 'kinds_of',
-           'check_arguments', 'build', 'loss_settings', 'loss_for', 'resolve', 'that_learns', 'in_stages',
+           'check_arguments', 'build', 'loss_settings', 'loss_for', 'resolve', 'that_learns', 'base_first', 'in_stages',
            'in_one_stage', 'for_model', 'for_few', 'read_value', 'fitted', 'small_model', 'default_loss', 'owner_of',
            'unknown_settings', 'change', 'from_older', 'write_recipe', 'recipe_from', 'check_parts', 'read_recipe',
            'read_config']
@@ -233,6 +233,16 @@ def that_learns(recipe: Recipe) -> Recipe: # of CAMP
     return replace(recipe, name=f"{recipe.name}-nce", args={**recipe.args, "normalise": "both", "start": "base"}, loss="info_nce",
                    warmup_steps=0, schedule="cosine", decays=None)
 
+def base_first(
+    recipe: Recipe, # of CAMP
+    *epochs: int,   # of the base model, and of CAMP
+) -> Recipe:
+    "CAMP after its base model, as `NAME-base-first`: InfoNCE of ten cosines, then of the logits that begin there, by smaller steps."
+    whole = that_learns(recipe)
+    base = {**recipe.args, "interaction": False, "matching": "cosine", "normalise": "fragments"}
+    first = replace(whole, name=f"{recipe.name}-base", args=base, epochs=epochs[0], loss_args={"temperature": .1})
+    return replace(whole, name=f"{recipe.name}-base-first", epochs=epochs[1], lr=recipe.lr / 4, after=first)
+
 def in_stages(
     recipe: Recipe,
     *epochs: int,  # of each of the three stages
@@ -255,6 +265,7 @@ RECIPES = {recipe.name: recipe for recipe in (
            epochs=5, batch_size=32, lr=2e-3, decay_every=4, min_count=1, standardise=True, save_every=1.0),
     CAMP_FULL, CAMP_SMALL, replace(CAMP_FULL, name="camp-f8k"), replace(CAMP_FULL, name="camp-coco"),
     in_stages(CAMP_FULL, 15, 15, 25), in_stages(CAMP_SMALL, 3, 1, 2), that_learns(CAMP_SMALL),
+    base_first(CAMP_SMALL, 3, 1),
     that_learns(Recipe("camp-scenes", "camp", {"embed_dim": 64, "word_dim": 64}, epochs=2, batch_size=16, lr=2e-3, min_count=1,
                        max_words=50, standardise=True, save_every=1.0)),
 )}
