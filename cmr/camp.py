@@ -5,7 +5,6 @@
 # %% ../nbs/12_camp.ipynb #d5aee27d
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import singledispatch
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,24 +17,16 @@ from .attention import SCAN, attend, fragment_scores
 from .encoders import Fragments
 from .imram import IMRAM, match_steps
 from .matcher import Matcher
+from .world.drawing import (bars, brightness, frame, heat, light, show_gates, show_look, show_plane, show_region,
+                            show_salient, show_sum, show_words)
+
+_all_ = ["bars", "brightness", "frame", "heat", "light", "show_gates", "show_look", "show_plane", "show_region",
+         "show_salient", "show_sum", "show_words"]  # drawn there, found here
 
 # %% auto #0
-__all__ = ['WHO', 'MARKS', 'brightness', 'Look', 'look', 'one_pair', 'queries_first', 'look_imram', 'look_scan', 'light',
-           'show_words', 'show_look', 'frame', 'bars', 'show_region', 'salient_shares', 'show_salient', 'show_sum',
-           'mistakes', 'plane', 'show_plane', 'heat', 'show_gates']
-
-# %% ../nbs/13_lens.ipynb #e471e318
-def brightness(
-    weights: Tensor | Sequence, # (m,) one for each region, not negative
-    boxes,                      # (m, 4) x0, y0, x1, y1 in fractions of the picture
-    size: int | tuple[int, int] = 64, # cells of the canvas, (h, w); one number: a square
-) -> np.ndarray:                # (h, w) in [0, 1]
-    "Each box filled with its region's weight; boxes that overlap add up, and the brightest cell is 1."
-    h, w = np.broadcast_to(size, 2)
-    canvas = np.zeros((h, w))
-    cells = (np.asarray(boxes, dtype=float) * (w, h, w, h)).round().astype(int)
-    for a, (x0, y0, x1, y1) in zip(np.asarray(weights, dtype=float), cells): canvas[y0:y1, x0:x1] += a
-    return canvas / max(canvas.max(), 1e-12)
+__all__ = ['WHO', 'Look', 'look', 'one_pair', 'queries_first', 'look_imram', 'look_scan', 'salient_shares', 'mistakes', 'plane',
+           'bars', 'brightness', 'frame', 'heat', 'light', 'show_gates', 'show_look', 'show_plane', 'show_region',
+           'show_salient', 'show_sum', 'show_words']
 
 # %% ../nbs/13_lens.ipynb #e1ba3b79
 class Look(NamedTuple):
@@ -84,66 +75,6 @@ def look_scan(model: SCAN, image: Fragments, caption: Fragments, direction: str 
     context, weights = attend(x, response.values, query.mask, response.mask, lam, model.variant)
     return Look(weights[0], fragment_scores(x, context)[0])
 
-# %% ../nbs/13_lens.ipynb #0c62f30d
-def light(ax, picture, boxes, weights, fade: int = 0) -> None:
-    "Draw a picture (h, w, 3), faded (to 0: black, 255: white) where regions have little weight (m,)."
-    picture = np.asarray(picture)
-    lit = (.3 + .7 * brightness(weights, boxes, picture.shape[:2]))[..., None]
-    ax.imshow((picture * lit + fade * (1 - lit)).astype(np.uint8), interpolation="nearest")
-    ax.set(xticks=[], yticks=[])
-
-def show_words(
-    rows: Iterable[tuple],             # label, picture (h, w, 3), boxes (m, 4), weights (n, m), scores (n,)
-    words: Sequence[str],              # n
-    only: Sequence[int] | None = None, # numbers of the words to be shown; None: all
-    fade: int = 0,                     # as for `light`
-):                                     # matplotlib figure
-    "A row of pictures for each of `rows`, lit by each word's attention, the word's score below."
-    import matplotlib.pyplot as plt
-    rows, chosen = list(rows), list(range(len(words)) if only is None else only)
-    size = 1.25 * len(chosen), 1.45 * len(rows) + .2
-    fig, axes = plt.subplots(len(rows), len(chosen), squeeze=False, figsize=size)
-    for line, (label, picture, boxes, weights, scores) in zip(axes, rows):
-        line[0].set_ylabel(label)
-        for ax, j in zip(line, chosen):
-            light(ax, picture, boxes, weights[j], fade)
-            ax.set_xlabel(f"{scores[j]:.2f}", fontsize=8, labelpad=2)
-    for ax, j in zip(axes[0], chosen): ax.set_title(words[j], fontsize=10)
-    fig.tight_layout()
-    return fig
-
-def show_look(picture, boxes, seen: Look, words: Sequence[str], only=None, first: int = 1):
-    "`show_words` with a row for each step of a `Look`, counted from `first`."
-    steps = enumerate(zip(seen.weights, seen.scores), first)
-    return show_words([(f"step {k}", picture, boxes, *step) for k, step in steps], words, only)
-
-# %% ../nbs/13_lens.ipynb #0c4fadc7
-def frame(ax, picture, box, colour: str = "white") -> None:
-    "Outline a box (4,), in fractions of a picture (h, w, 3), so that it is seen on dark and on light."
-    from matplotlib.patches import Rectangle
-    h, w = np.asarray(picture).shape[:2]
-    x0, y0, x1, y1 = np.asarray(box, dtype=float) * (w, h, w, h)
-    for edge, width in (("black", 4), (colour, 2)):
-        ax.add_patch(Rectangle((x0 - .5, y0 - .5), x1 - x0, y1 - y0, fill=False, ec=edge, lw=width))
-
-def bars(ax, values, words: Sequence[str]) -> None:
-    "A bar (n,) for each word."
-    ax.bar(range(len(words)), np.asarray(values), color="C0")
-    ax.set_xticks(range(len(words)), words, rotation=55, ha="right", fontsize=8)
-
-def show_region(
-    axes,                 # two matplotlib axes: the picture, the words
-    picture, box,         # (h, w, 3), and the region's box (4,)
-    weights: Tensor | Sequence, # (n,) how much of its attention each word has
-    words: Sequence[str], # n
-) -> None:
-    "A framed region, and beside it how it weighs the words."
-    axes[0].imshow(np.asarray(picture), interpolation="nearest")
-    axes[0].set(xticks=[], yticks=[])
-    frame(axes[0], picture, box)
-    bars(axes[1], weights, words)
-    axes[1].set(ylabel="weight")
-
 # %% ../nbs/13_lens.ipynb #5330ab4e
 def salient_shares(
     looks: Iterable[Look],             # of some pairs
@@ -156,32 +87,6 @@ def salient_shares(
         above = seen.scores > seen.scores.mean(1, keepdim=True)
         for j, word in enumerate(said): found[class_of(word)].append(above[:, j])
     return {name: 100 * torch.stack(rows).double().mean(0) for name, rows in found.items()}
-
-# %% ../nbs/13_lens.ipynb #b1a48080
-MARKS = ("o-", "s--", "^:", "D-.", "v-", "P--", "X:")  # of each kind: told apart without colour
-
-def show_salient(ax, shares: dict[str, Tensor]) -> None:
-    "A line for each class of word over the steps, as `salient_shares` gives them."
-    for (name, found), mark in zip(shares.items(), MARKS):
-        ax.plot(range(1, len(found) + 1), found, mark, label=name)
-    ax.set(xticks=range(1, len(found) + 1), xlabel="step", ylabel="% salient")
-    ax.margins(y=.3)
-    ax.legend(fontsize=8, handlelength=3, ncols=2, loc="upper center")
-
-def show_sum(ax, looks: dict[str, Look]) -> None:
-    "A bar for each pair, in pieces: what each step adds to its score; the sum at its end."
-    for row, seen in enumerate(looks.values()):
-        parts = seen.scores.mean(1).tolist()
-        for k, part in enumerate(parts):
-            begin, hatch = sum(parts[:k]), ("", "//", "..")[k % 3]
-            ax.barh(row, part, left=begin, color=f"C{k}", alpha=.6, hatch=hatch, ec="white")
-            if abs(part) > .1:
-                ax.text(begin + part / 2, row, f"{part:.2f}", ha="center", va="center", fontsize=8)
-        ax.text(max(sum(parts), 0) + .01, row, f"= {sum(parts):.2f}", va="center", fontsize=9)
-    ax.set_yticks(range(len(looks)), list(looks))
-    ax.invert_yaxis()
-    ax.set(xlabel="score: a piece for each step, the first at the left")
-    ax.margins(x=.12)
 
 # %% ../nbs/13_lens.ipynb #6d716d5a
 def mistakes(
@@ -203,47 +108,3 @@ def plane(
     x = values.double() - values.double().mean(0)
     axes = torch.linalg.svd(x, full_matrices=False).Vh[:2]
     return x @ (axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()).T
-
-# %% ../nbs/13_lens.ipynb #a033cc1a
-def show_plane(ax, points: Tensor, kinds: Sequence[str]) -> None:
-    "Points (N, 2) with a mark for each kind (N names), the most frequent kind below the others."
-    for kind, mark in zip(sorted(set(kinds), key=kinds.count, reverse=True), "ox^sDPv*"):
-        some = points[[k == kind for k in kinds]]
-        ax.scatter(*some.T, s=14, marker=mark, alpha=.7, label=kind)
-    ax.set(xticks=[], yticks=[], aspect="equal")
-    ax.legend(fontsize=8, markerscale=1.5)
-
-# %% ../nbs/13_lens.ipynb #f3e19794
-def heat(
-    gates: Tensor | Sequence, # (m,) one for each region
-    boxes,                    # (m, 4) x0, y0, x1, y1 in fractions of the picture
-    size: int | tuple[int, int] = 64, # cells of the canvas, (h, w); one number: a square
-) -> np.ndarray:              # (h, w), NaN where there is no region
-    "At each cell the mean gate of the regions that cover it (to be drawn over a picture, CAMP Fig. 5)."
-    h, w = np.broadcast_to(size, 2)
-    total, count = np.zeros((2, h, w))
-    cells = (np.asarray(boxes, dtype=float) * (w, h, w, h)).round().astype(int)
-    for g, (x0, y0, x1, y1) in zip(np.asarray(gates, dtype=float), cells):
-        total[y0:y1, x0:x1] += g
-        count[y0:y1, x0:x1] += 1
-    return np.where(count > 0, total / count.clip(1), np.nan)
-
-# %% ../nbs/13_lens.ipynb #b4975a98
-def show_gates(
-    axes,                  # two matplotlib axes: the picture, the words
-    picture,               # (h, w, 3)
-    boxes,                 # (m, 4)
-    gates: tuple[Tensor, Tensor], # of regions (m,) and words (n,), as `cmr.camp.fragment_gates` gives them
-    words: Sequence[str],  # n
-    limits: tuple[float, float] = (0, 1), # the colours' range: the same for pictures that are compared
-) -> None:
-    "A picture under its regions' gates, and the words' gates as bars (CAMP Fig. 5)."
-    (regions, heard), picture = gates, np.asarray(picture)
-    axes[0].imshow(picture, interpolation="nearest")
-    colours = dict(cmap="viridis", alpha=.75, vmin=limits[0], vmax=limits[1])
-    drawn = axes[0].imshow(heat(regions, boxes, picture.shape[:2]), **colours)
-    axes[0].figure.colorbar(drawn, ax=axes[0])
-    axes[0].set(xticks=[], yticks=[], title=f"regions, mean gate {float(np.mean(np.asarray(regions))):.2f}")
-    bars(axes[1], heard, words)
-    axes[1].axhline(.5, ls=":", color="grey")
-    axes[1].set(ylim=(0, 1), ylabel="gate", title=f"words, mean gate {float(np.mean(np.asarray(heard))):.2f}")

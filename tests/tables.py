@@ -35,19 +35,22 @@ def cells(path: Path, kind: str | None = None) -> list[dict]:
 def source(cell: dict) -> str: return "".join(cell["source"])
 
 
-def hidden(cell: dict) -> bool: return bool(cell["metadata"].get("jupyter", {}).get("source_hidden"))  # folded when the notebook opens: a widget's code
+def widget(cell: dict) -> bool: return "widget" in cell["metadata"].get("tags", [])  # one plays with it, its code may have up to 40 lines
+
+
+def folded(cell: dict) -> bool: return bool(cell["metadata"].get("jupyter", {}).get("source_hidden"))  # when the notebook opens: code that only draws
 
 
 def name(path: Path) -> str: return path.relative_to(NBS).with_suffix("").as_posix()
 
 
 def numbers(path: Path) -> dict:
-    "Counts of a notebook; minutes to read are words / 200 + lines of code / 10, what is folded and empty lines left out."
-    code, folded = [source(c) for c in cells(path, "code")], "\n".join(source(c) for c in cells(path, "code") if hidden(c))
+    "Counts of a notebook; minutes to read are words / 200 + lines of code / 10; what is folded (answers, code that only draws) and empty lines are left out."
+    code, closed = [source(c) for c in cells(path, "code")], "\n".join(source(c) for c in cells(path, "code") if folded(c))
     text = NUMBERED.sub("", FOLDED.sub("", "\n".join(source(c) for c in cells(path, "markdown"))))
     words, filled = len(text.split()), sum(bool(line.strip()) for cell in code for line in cell.splitlines())
-    open_lines = filled - sum(bool(line.strip()) for line in folded.splitlines())
-    lines = [len(source(c).splitlines()) for c in cells(path, "code") if source(c).strip() and not hidden(c)]
+    open_lines = filled - sum(bool(line.strip()) for line in closed.splitlines())
+    lines = [len(source(c).splitlines()) for c in cells(path, "code") if source(c).strip() and not widget(c)]
     return {"cells": len(cells(path)), "words": words, "median": median(lines), "p90": quantiles(lines, n=10)[-1], "max": max(lines),
             "over": sum(n > 20 for n in lines) / len(lines), "width": max(len(line) for text in code for line in text.splitlines()),
             "per_line": words / filled, "checks": sum(bool(CHECK.search(text)) for text in code), "code": len(code),
@@ -125,7 +128,7 @@ def course_table(took: dict[str, float], about: str) -> str:
         session = next((str(n) for n, chapters in SESSIONS.items() if path.name[:2] in chapters.split()), "home")
         links = re.sub(r"\]\((?!http)", "](nbs/", built[1] if built else "")
         lines.append(f"| {path.name[:2]} | [{title}](nbs/{path.name}) | {links} | {session} | {numbers(path)['minutes']:.0f} min | {took.get(name(path), float('nan')):.0f} s |")
-    return "\n".join(lines) + f"\n\nTimes to read are counted (words / 200 + lines of code / 10, without folded answers), times to run measured: {about}.\n"
+    return "\n".join(lines) + f"\n\nTimes to read are counted (words / 200 + lines of code / 10, without what is folded: answers, and code that only draws), times to run measured: {about}.\n"
 
 
 def between(path: Path, marker: str, content: str) -> None:
@@ -135,11 +138,27 @@ def between(path: Path, marker: str, content: str) -> None:
     path.write_text(f"{before}<!-- {marker} -->\n{content}<!-- end of {marker} -->{after}", encoding="utf-8")
 
 
+HEAD = re.compile(r"\d+ minutes? to read; runs in \d+ s")
+
+
+def head(path: Path, took: dict[str, float]) -> str:
+    "What a notebook's own head says of its time, as the README's table does."
+    minutes = round(numbers(path)["minutes"])
+    return f"{minutes} minute{'s' * (minutes != 1)} to read; runs in {took[name(path)]:.0f} s"
+
+
+def write_heads(took: dict[str, float]) -> None:
+    "Put the counted minutes and the measured seconds into the head of each notebook."
+    for path in (*COURSE, *WORKSHOP):
+        text = path.read_text(encoding="utf-8")
+        path.write_text(HEAD.sub(head(path, took), text, count=1), encoding="utf-8")
+
+
 def main() -> None:
     "Print the tables, or put them where they belong."
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--seconds", action="store_true", help="run every notebook first, and keep the seconds in docs/seconds.json")
-    options.add_argument("--write", action="store_true", help="put the tables into docs/results.md and README.md")
+    options.add_argument("--write", action="store_true", help="put the tables into docs/results.md and README.md, and times into the heads of notebooks")
     given = options.parse_args()
     if given.seconds:
         sys.path.insert(0, str(ROOT))
@@ -150,6 +169,7 @@ def main() -> None:
     kept = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else {"about": "not measured", "seconds": {}}
     content = tables(kept["seconds"], kept["about"])
     if not given.write: print(content); return
+    write_heads(kept["seconds"])
     between(ROOT / "docs" / "results.md", "tables", content)
     between(ROOT / "README.md", "course", course_table(kept["seconds"], kept["about"]))
 

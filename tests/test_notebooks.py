@@ -1,10 +1,11 @@
 "What every chapter has to be, read from the notebook files; nothing is run here."
 
 import ast
+import json
 import re
 
 import pytest
-from tables import CHECK, COURSE, EXERCISE, WORKSHOP, cells, name, numbers, source
+from tables import CHECK, COURSE, EXERCISE, MEASURED, WORKSHOP, cells, head, name, numbers, source
 
 NOTEBOOKS = [*COURSE, *WORKSHOP]
 SOMEWHERE = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|work|mnt|usr|opt|Users|content|kaggle|var|private)/|[A-Z]:\\\\|\b(?:localhost|127\.0\.0\.1|sandbox|as an AI|[Ii]ssue #\d+)\b")
@@ -105,6 +106,12 @@ def test_the_course_can_be_read_in_ten_hours():
 def test_the_stated_reading_time_is_the_counted_one(path):
     stated = re.search(r"(\d+) minutes? to read", "\n".join(source(c) for c in cells(path)[:2]))
     assert stated and abs(int(stated[1]) - numbers(path)["minutes"]) <= 3, (stated and stated[0], numbers(path)["minutes"])
+
+
+@every_notebook
+def test_the_head_says_what_the_readme_says(path):
+    "Minutes and seconds are written by `python tests/tables.py --write`."
+    assert head(path, json.loads(MEASURED.read_text(encoding="utf-8"))["seconds"]) in "\n".join(source(c) for c in cells(path)[:2])
 
 
 @every_notebook

@@ -45,7 +45,7 @@ def open_pictures(data: Path, split: str, count: int):
 
 
 def draw_hits(path: Path, finder: Search, found: Found, row: int | None, pictures) -> None:
-    "Write a figure: pictures for a sentence, or captions for a picture (its row), the ones written for it in green."
+    "Write a figure: pictures for a sentence, or captions for a picture (its row), the ones written for it in blue."
     from cmr.files import atomic_write, printable
     from cmr.search import show_hits
     split, scores, names = finder.place.split, [hit.score for hit in found.hits], [hit.name for hit in found.hits]

@@ -27,6 +27,7 @@ from ..files import (HOST, FromFile, check_room, digest, new_numbers, parse_json
 from ..matcher import Matcher
 from ..recall import check_scores
 from ..similarity import l2_normalize
+from ..world.drawing import mark_answer
 
 # %% auto #0
 __all__ = ['OTHER', 'ENCODE_AGAIN', 'summary_vectors', 'faiss_index', 'Shortlist', 'check_side', 'row_names', 'best',
@@ -482,8 +483,7 @@ def draw_pictures(sentence: str, hits: Sequence, scores: Sequence, right: Sequen
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(1, len(hits), figsize=(1.5 * len(hits) + .2, 1.9), squeeze=False)
     for ax, hit, score, fine in zip(axes[0], hits, scores, right):
-        ax.imshow(hit); ax.set(xticks=[], yticks=[]); ax.set_xlabel(f"{float(score):.2f}" + "  ✓" * fine, fontsize=8)
-        for spine in ax.spines.values(): spine.set(visible=fine, color="#0055aa", linewidth=4)
+        ax.imshow(hit); mark_answer(ax, f"{float(score):.2f}", fine)
     fig.suptitle(sentence, fontsize=9); fig.tight_layout()
     return fig
 

@@ -16,6 +16,7 @@ from ..data import ImageCaptions, Vocabulary, drawn_pictures
 from ..fast import encode_all, score_all
 from ..files import printable
 from ..matcher import Matcher
+from ..world.drawing import mark_answer
 
 # %% auto #0
 __all__ = ['Callback', 'draw_lists', 'draw_answer', 'flat', 'check_trackers', 'Tracking', 'pixels']
@@ -36,23 +37,23 @@ def draw_lists(
     asks: int = 4,  # captions, evenly from the split
     top: int = 5,   # images for each
 ):                  # a matplotlib Figure
-    "What a model finds for some captions: a row a caption, best first, the right image in a green frame with a tick."
+    "What a model finds for some captions: a row a caption, best first, the right image ticked and framed."
     from matplotlib.figure import Figure
     images, captions = encode_all(model, split, vocabulary, progress=False)
     chosen = np.linspace(0, len(split) - 1, min(asks, len(split))).astype(int)
     best = score_all(model, images, captions[torch.as_tensor(chosen)], progress=False).argsort(dim=0, descending=True, stable=True)[:top].T
-    pictures, figure = drawn_pictures(split, whole=False), Figure(figsize=(1.4 * top, 1.6 * len(chosen)), layout="constrained")
+    pictures, figure = drawn_pictures(split, whole=False), Figure(figsize=(1.4 * top, 1.75 * len(chosen)), layout="constrained")
     for asked, row, axes in zip(chosen, best.tolist(), figure.subplots(len(chosen), top, squeeze=False)):
-        axes[0].set_title(split.captions[asked], loc="left", fontsize=8).set_in_layout(False) # a long caption moves no picture
-        for image, ax in zip(row, axes): draw_answer(ax, image, split, pictures, image == split.image_of_caption[asked])
+        axes[0].set_title(" ", fontsize=8)          # room for the caption, which, however long, moves no picture
+        axes[0].annotate(split.captions[asked], (0, 1.06), xycoords="axes fraction", fontsize=8).set_in_layout(False)
+        for image, ax in zip(row, axes): draw_answer(ax, image, split, pictures, bool(image == split.image_of_caption[asked]))
     return figure
 
 def draw_answer(ax: Any, image: int, split: ImageCaptions, pictures: Any, right: bool) -> None:
     "One image of a list, or its id."
     if pictures is None: ax.text(.5, .5, printable(split.ids[image], 18), ha="center", va="center", fontsize=7)
     else: ax.imshow(pictures[image])
-    ax.set(xticks=[], yticks=[], xlabel="✓ right" if right else "")
-    for edge in ax.spines.values(): edge.set(color="green" if right else "lightgrey", linewidth=3 if right else .5)
+    mark_answer(ax, "", right)
 
 # %% ../../nbs/training/track.ipynb #3f509e3d
 def flat(settings: dict, before: str = "") -> dict[str, str | int | float | bool]:
