@@ -14,13 +14,21 @@ def card(title: str, rows: Iterable[Sequence[object]], head: Sequence[str] = ())
     return f"<div><b>{escape(title)}</b><table>{''.join(lines)}</table></div>"
 
 
-def report_card(report) -> str:
-    "Recalls of a `Report`, with their intervals where it has them."
+REPORT = ("", "R@1", "R@5", "R@10", "median", "mean")
+
+
+def report_rows(report) -> tuple[list[list[str]], str]:
+    "Rows under REPORT and R@sum of a `Report`, with intervals where it has them."
     spans: Mapping[str, list[float]] = report.intervals or {}
     def cell(name): return f"{getattr(report, name):.1f}" + (" [{:.1f}, {:.1f}]".format(*spans[name]) if name in spans else "")
-    kinds = ("r1", "r5", "r10", "median", "mean")
-    rows = [[f"{side} retrieval", *(cell(f"{side}_{kind}") for kind in kinds)] for side in ("text", "image")]
-    return card(f"R@sum {cell('rsum')}", rows, ("", "R@1", "R@5", "R@10", "median", "mean"))
+    return [[f"{side} retrieval", *(cell(f"{side}_{kind}") for kind in ("r1", "r5", "r10", "median", "mean"))]
+            for side in ("text", "image")], cell("rsum")
+
+
+def report_card(report) -> str:
+    "Recalls of a `Report`, with their intervals where it has them."
+    rows, rsum = report_rows(report)
+    return card(f"R@sum {rsum}", rows, REPORT)
 
 
 def fragments_card(fragments) -> str:

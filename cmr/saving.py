@@ -160,7 +160,7 @@ def save(
         raise OSError(problem.errno, f"saving the model in {folder}: {problem.strerror or problem}") from problem
 
 
-def model_card(
+def hub_card(
     model: Matcher,
     recipe: Mapping[str, Any] = {},   # settings that it was trained by
     data: str = "",                   # that it learned from, in words

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 import cmr
 from cmr.cli import app
-from cmr.saving import model_card
+from cmr.saving import hub_card
 from cmr.training import RECIPES, train
 from cmr.training.recipes import change, for_model
 from cmr.world.regions import make_scenes
@@ -66,6 +66,6 @@ def test_refused(run, words, message):
 def test_a_card_of_a_model_alone():
     model = cmr.create_model("vse", region_dim=4, vocab_size=9, embed_dim=4, word_dim=4)
     model.extractor = "toy, 4 numbers"
-    text = str(model_card(model))
+    text = str(hub_card(model))
     assert "**Region features** by `toy, 4 numbers`" in text
     assert "What it reaches" not in text and "How it was trained" not in text and "data that its author does not name" in text

@@ -177,11 +177,10 @@ def write_queries(path: Path, found: Iterator[dict]) -> None:
 def show_report(result: Report) -> None:
     "Print recall of one model: on a terminal a table with colours."
     if not sys.stdout.isatty(): return typer.echo(result.table())
-    ends = result.intervals or {}
-    def cell(name): return f"{getattr(result, name):.1f}" + (" [{:.1f}, {:.1f}]".format(*ends[name]) if name in ends else "")
-    def row(side): return [cell(f"{side}_{x}") for x in ("r1", "r5", "r10", "median", "mean")]
-    print_table(["R@1", "R@5", "R@10", "median", "mean"], [[f"{side} retrieval", *row(side)] for side in ("text", "image")])
-    typer.secho(f"R@sum {cell('rsum')}", bold=True)
+    from cmr.cards import REPORT, report_rows
+    rows, rsum = report_rows(result)
+    print_table(list(REPORT[1:]), rows)
+    typer.secho(f"R@sum {rsum}", bold=True)
 
 
 def evaluate_models(models: list[Path], data: Path | None, split: str | None, folds: int, scores: Path | None, queries: Path | None,

@@ -35,7 +35,7 @@ def push_command(
     from dataclasses import asdict
 
     from cmr.data import open_split
-    from cmr.saving import load, model_card, model_folder
+    from cmr.saving import hub_card, load, model_folder
     from cmr.training import evaluate, make_accelerator, read_recipe
     recipe, recorded = read_recipe(run)
     where = data or recorded
@@ -52,5 +52,5 @@ def push_command(
         model.save_pretrained(to, model_card_kwargs=told)
         typer.echo(f"{to}: README.md, config.json, model.safetensors and vocab.json, as `cmr push {run} OWNER/NAME` would send them")
         return
-    model_card(model, **told).validate()
+    hub_card(model, **told).validate()
     typer.echo(f"sent: {model.push_to_hub(name, private=private, model_card_kwargs=told)}")
