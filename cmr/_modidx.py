@@ -1500,6 +1500,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'cmr.world.drawing.frame': ('world/drawing.html#frame', 'cmr/world/drawing.py'),
                                    'cmr.world.drawing.heat': ('world/drawing.html#heat', 'cmr/world/drawing.py'),
                                    'cmr.world.drawing.light': ('world/drawing.html#light', 'cmr/world/drawing.py'),
+                                   'cmr.world.drawing.mark_answer': ('world/drawing.html#mark_answer', 'cmr/world/drawing.py'),
                                    'cmr.world.drawing.show_gates': ('world/drawing.html#show_gates', 'cmr/world/drawing.py'),
                                    'cmr.world.drawing.show_look': ('world/drawing.html#show_look', 'cmr/world/drawing.py'),
                                    'cmr.world.drawing.show_plane': ('world/drawing.html#show_plane', 'cmr/world/drawing.py'),

@@ -100,7 +100,9 @@ class Extractor:
         self.device = torch.device("cpu")
 
     @property
-    def size(self) -> int: return self.preprocessing.size
+    def size(self) -> int:
+        "Pixels of a side of the square that pictures are made to."
+        return self.preprocessing.size
     def __repr__(self) -> str: return f"<{self.info}>"
 
     def to(self, device: str | torch.device) -> "Extractor":

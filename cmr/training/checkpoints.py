@@ -81,7 +81,9 @@ class Standing(FromFile):
         return rows
 
     @property
-    def share(self) -> float: return min(1.0, self.waiting / self.seconds) if self.seconds else 0.0 # of this epoch's time, spent waiting
+    def share(self) -> float:
+        "The part of this epoch's time that was spent waiting for data."
+        return min(1.0, self.waiting / self.seconds) if self.seconds else 0.0
 
     def next_epoch(self) -> None:
         "Count an epoch, and begin the next one."

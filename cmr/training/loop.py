@@ -210,6 +210,7 @@ class Interrupt:
         return self
 
     def ask(self, number: int = signal.SIGINT, *_):
+        "A signal's handler: note the first one; `Stopped` at the second."
         if self.asked: raise Stopped("stopped at once", number)
         self.asked = int(number)
 

@@ -95,7 +95,9 @@ def count_words(
                 sums.setdefault(name, np.zeros((split.n_images, 1 + len(seen.scores))))[i] += [1, *values[j].tolist()]
     return sums
 
-def as_text(sums: ndarray) -> str: return " ".join(f"{value:.2f}".removesuffix(".00") for value in sums.ravel())
+def as_text(sums: ndarray) -> str:
+    "Numbers with blanks between them, two digits after the point."
+    return " ".join(f"{value:.2f}".removesuffix(".00") for value in sums.ravel())
 
 def read_numbers(text: str, width: int) -> ndarray: # (n, width)
     "Numbers with blanks between them, in rows. ValueError where there are none, or part of a row."
@@ -207,8 +209,12 @@ def order(
     alone = [float(apart(*pair, one)[0]) for pair in zip(first, second, strict=True)]
     return Order(float(apart(*means, one)[0]), float(low), float(high), alone)
 
-def r_sum(hits: ndarray, taken: ndarray) -> ndarray: return recalls(hits[None], taken[:, None])[:, -1]
-def per_word(sums: ndarray, taken: ndarray) -> ndarray: return taken @ sums[:, 1] / np.maximum(taken @ sums[:, 0], 1)
+def r_sum(hits: ndarray, taken: ndarray) -> ndarray:
+    "R@sum of hits by image, each image taken so often."
+    return recalls(hits[None], taken[:, None])[:, -1]
+def per_word(sums: ndarray, taken: ndarray) -> ndarray:
+    "The mean over words, each image taken so often."
+    return taken @ sums[:, 1] / np.maximum(taken @ sums[:, 0], 1)
 
 # %% ../../nbs/training/reproduce.ipynb #3277b6c5
 def read_kept(out: Path) -> dict[str, dict[int, dict]]: # label -> seed -> run

@@ -85,21 +85,26 @@ class Tracking(Callback):
         self.names, self.every, self.project = check_trackers(names), every, project
 
     def on_start(self, run) -> None:
+        "Open the trackers, with the recipe as hyper-parameters."
         from accelerate import Accelerator
         self.accelerator = Accelerator(log_with=list(self.names), project_dir=str(run.out))
         self.accelerator.init_trackers(self.project, config=flat(asdict(run.recipe)))
 
     def on_step(self, run, loss: float) -> None:
+        "The loss, every so many steps."
         if run.at.step % self.every == 0: self.accelerator.log({"loss/step": loss}, step=run.at.step)
 
     def on_epoch(self, run, row: dict) -> None:
+        "The row of metrics.csv, and the picture of lists."
         self.accelerator.log({f"epoch/{key}": value for key, value in row.items()}, step=run.at.step)
         drawn = pixels(draw_lists(run.model, run.dev, run.vocabulary))
         for tracker in self.accelerator.trackers:
             layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {} # the others expect nothing else
             if hasattr(tracker, "log_images"): tracker.log_images({"retrieved": drawn[None]}, step=run.at.step, **layout)
 
-    def on_end(self, run, why: str) -> None: self.accelerator.end_training()
+    def on_end(self, run, why: str) -> None:
+        "Let the trackers write what they still hold."
+        self.accelerator.end_training()
 
 def pixels(
     figure,

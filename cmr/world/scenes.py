@@ -262,10 +262,18 @@ class Dice:
     def __init__(self, seed: str | int):  # text, or a number
         self.r = random.Random(seed)
 
-    def unit(self) -> float: return self.r.random()                              # in [0, 1)
-    def between(self, low: float, high: float) -> float: return low + (high - low) * self.unit()
-    def pick(self, items: Sequence): return items[int(self.unit() * len(items))]    # one of them
-    def chance(self, p: float) -> bool: return self.unit() < p                   # true with probability p
+    def unit(self) -> float:
+        "A number in [0, 1)."
+        return self.r.random()
+    def between(self, low: float, high: float) -> float:
+        "A number in [low, high)."
+        return low + (high - low) * self.unit()
+    def pick(self, items: Sequence):
+        "One of them."
+        return items[int(self.unit() * len(items))]
+    def chance(self, p: float) -> bool:
+        "True with probability p."
+        return self.unit() < p
 
     def some(self, items: Sequence, count: int) -> list:
         "`count` different items, in random order."
