@@ -165,7 +165,6 @@ def test_examples_of_the_help_succeed_as_typed(command, prepared, tmp_path, monk
     for line in EXAMPLES[command]:
         words = shlex.split(line)
         if words[0] == "accelerate": words = ["cmr", *words[words.index("cmr.cli") + 1:]]  # as one of its processes
-        for folder in ("compare", "ablate-camp"): shutil.rmtree(desk / "runs" / folder, ignore_errors=True)  # other settings, other folders
         if "checkpoint" in words[:3]: write_checkpoints(desk, words[words.index("--family") + 1])
         call(*words[1:])
 

@@ -51,10 +51,10 @@ def compare_command(
     \b
     Examples:
       cmr compare
-      cmr compare vse scan camp --seeds 0,1,2
-      cmr compare vse mine --import my_module
+      cmr compare vse scan camp --seeds 0,1,2 --out runs/three
+      cmr compare vse mine --import my_module --out runs/mine-and-vse
       cmr compare --data data/f8k --epochs 3 --out runs/compare-f8k
-      cmr compare imram --seeds 0,1,2 --set lr=1e-3,2e-3      a sweep: each value is a row
+      cmr compare imram --seeds 0,1,2 --set lr=1e-3,2e-3 --out runs/sweep      each value is a row
 
     The same command goes on after a stop. A setting (--set) goes to each model that has it.
     The table comes as markdown, csv and LaTeX, with each row against the best one, image by image.
@@ -87,8 +87,8 @@ def ablate_command(
     \b
     Examples:
       cmr ablate camp
-      cmr ablate camp --rows full --rows base --rows no-gates --seeds 0,1,2
-      cmr ablate camp --rows full --rows mlp-ranking --set hidden=64
+      cmr ablate camp --rows full --rows base --rows no-gates --seeds 0,1,2 --out runs/three-rows
+      cmr ablate camp --rows full --rows mlp-ranking --set hidden=64 --out runs/narrow
       cmr ablate camp --data data/f30k --out runs/ablate-f30k
 
     \b

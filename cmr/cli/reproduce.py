@@ -34,7 +34,7 @@ def reproduce_command(
     \b
     Examples:
       cmr reproduce imram-4 --data data/scenes --seeds 0,1,2
-      cmr reproduce imram-5 --epochs 2 --set embed_dim=32 --out narrow
+      cmr reproduce imram-5 --epochs 2 --set embed_dim=32 --out narrow --runs runs/narrow
       cmr reproduce camp-3 --data data/f30k --recipe camp-f30k
       cmr reproduce --write docs/results.md
 

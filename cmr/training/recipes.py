@@ -265,7 +265,7 @@ RECIPES = {recipe.name: recipe for recipe in (
            epochs=5, batch_size=32, lr=2e-3, decay_every=4, min_count=1, standardise=True, save_every=1.0),
     CAMP_FULL, CAMP_SMALL, replace(CAMP_FULL, name="camp-f8k"), replace(CAMP_FULL, name="camp-coco"),
     in_stages(CAMP_FULL, 15, 15, 25), in_stages(CAMP_SMALL, 3, 1, 2), that_learns(CAMP_SMALL),
-    base_first(CAMP_SMALL, 3, 1),
+    base_first(CAMP_SMALL, 4, 1),
     that_learns(Recipe("camp-scenes", "camp", {"embed_dim": 64, "word_dim": 64}, epochs=2, batch_size=16, lr=2e-3, min_count=1,
                        max_words=50, standardise=True, save_every=1.0)),
 )}

@@ -133,7 +133,7 @@ class Kept(Result):
         for text in (self.words or {}).values(): read_numbers(text, 4)
         return self
 
-REMEDY = "delete it, and it is made again; or keep the new runs elsewhere (--out FOLDER)"
+REMEDY = "delete it, and it is made again; or keep the new runs elsewhere (--out FOLDER --runs FOLDER)"
 
 # %% ../../nbs/training/reproduce.ipynb #e1832ee3
 def one_run(
