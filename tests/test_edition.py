@@ -40,6 +40,11 @@ def test_every_notebook_is_valid(made):
         assert len(ids) == len(set(ids)), f"cells of one id in {path.name}"
 
 
+def test_widgets_go_along(made):
+    "Chapters import them from beside themselves."
+    for readers in ("student", "instructor"): assert (made / readers / "nbs/widgets.py").read_bytes() == (ROOT / "nbs/widgets.py").read_bytes()
+
+
 @pytest.mark.parametrize("path", COURSE, ids=lambda path: path.stem)
 def test_students_have_stub_check_and_hint_and_no_solution(path, made):
     cells = json.loads((made / "student" / "nbs" / path.name).read_text(encoding="utf-8"))["cells"]

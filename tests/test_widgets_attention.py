@@ -1,6 +1,5 @@
 "The sliders of chapters 07, 08 and 09: each one changes the picture, and what is drawn are cmr's numbers."
 
-import contextlib
 import math
 import sys
 
@@ -8,31 +7,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from tables import NBS
-from test_exercises import cells, code_cells, needed, run
+from shown_widgets import moved, opened, place, widgets
+from test_exercises import run
 
 from cmr.attention import attend
 from cmr.lens import light, look
 from cmr.memory import Distill
 
 pytest.importorskip("ipywidgets")
-
-
-def place(stem):
-    "A chapter's path, and the number and source of its widget's cell."
-    path = NBS / f"{stem}.ipynb"
-    return path, *next((k, source) for k, (kind, source) in enumerate(cells(path)) if kind == "code" and "interactive_output" in source)
-
-
-def opened(stem):
-    "The namespace of a chapter after its widget's cell, and the controls by what they say."
-    path, k, source = place(stem)
-    shown, namespace = [], {}
-    with contextlib.chdir(NBS), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("IPython.display.display", shown.append)
-        for n in sorted(needed(path, k, source)): run(code_cells(path)[n][0], namespace, f"{stem}[{n}]")
-        run(source, namespace, stem)
-    return namespace, {control.description: control for control in shown[0].children if hasattr(control, "value")}
 
 
 @pytest.fixture(scope="module")
@@ -53,24 +35,6 @@ def no_figures():
     plt.close("all")
 
 
-def drawn(fig):
-    "Everything that a figure shows, to be compared: lines, bars, pictures, texts."
-    parts = [str(fig._suptitle and fig._suptitle.get_text())]
-    for ax in fig.axes:
-        parts += [line.get_xydata().round(6).tolist() for line in ax.lines] + [[p.get_bbox().bounds for p in ax.patches]]
-        parts += [image.get_array().tobytes() for image in ax.images] + [ax.get_title(), [text.get_text() for text in ax.texts]]
-    return parts
-
-
-def moved(control, value):
-    "The picture before a control is moved and after it; the control is put back."
-    plt.close("all")
-    old, control.value = control.value, value
-    after = drawn(plt.gcf())
-    control.value = old
-    return drawn(plt.gcf()), after
-
-
 @pytest.mark.parametrize(("name", "value"), [("“ball”", 60), ("“box”", 91), ("region ball", 20), ("region box", 100), ("region sky", 150), ("lambda", 9.),
                                              ("Eq. 4 over", "responses"), ("Eq. 4 over", "off")])
 def test_every_control_of_the_plane_changes_the_picture(plane, name, value):
@@ -85,7 +49,7 @@ def heights(ax): return torch.tensor([[bar.get_height() for bar in group] for gr
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_plane_shows_what_attend_gives(plane, seed):
+def test_the_plane_shows_what_attend_gives(seed):
     "Weights as bars, contexts as dashed lines; Eq. 4 over the responses and switched off are worked out here again."
     drawing = np.random.default_rng(seed)
     angles, lam = [int(a) for a in drawing.integers(1, 180, 5)], float(drawing.uniform(0, 20))
@@ -95,19 +59,19 @@ def test_the_plane_shows_what_attend_gives(plane, seed):
     z = X @ Y.T
     rows = z.clamp(min=0) / z.clamp(min=0).norm(dim=1, keepdim=True).clamp(min=1e-12)
     for over, expected in {"queries": weights[0, 0], "responses": (lam * rows).softmax(1), "off": (lam * z).softmax(1)}.items():
-        plane[0]["show_plane"](*angles, lam, over)
+        widgets.show_plane(*angles, lam, over)
         left, right = plt.gcf().axes
         assert (heights(right) - expected).abs().max() < 1e-6  # points are rounded to 1e-9, and lambda is at most 20
         ends, found = tips(left), expected @ Y
-        for i, name in enumerate(plane[0]["WORDS"]):
+        for i, name in enumerate(widgets.WORDS):
             assert (ends[name] - X[i]).abs().max() < 1e-8 and (ends[f"context of {name}"] - found[i]).abs().max() < 1e-6
         if over == "queries": assert (found - context[0, 0]).abs().max() < 1e-12
 
 
-def test_what_the_text_says_about_the_plane(plane):
+def test_what_the_text_says_about_the_plane():
     "Ball at 89 degrees still looks at the ball, box at 91 looks at the sky; without Eq. 4 neither does."
     def best(ball, box, over):
-        plane[0]["show_plane"](ball, box, 0, 53, 180, 4., over)
+        widgets.show_plane(ball, box, 0, 53, 180, 4., over)
         return heights(plt.gcf().axes[1]).argmax(1).tolist()
     assert best(37, 90, "queries") == best(89, 90, "queries") == [0, 1] and best(37, 91, "queries") == [0, 2]
     assert best(37, 90, "off") == best(37, 90, "responses") == best(89, 90, "off") == best(37, 91, "off") == [1, 1]
@@ -138,8 +102,9 @@ def test_the_new_query_is_that_of_distill(gate, g):
         unit.linear.weight.copy_(names["W_o"]); unit.linear.bias.copy_(names["b_o"])
         unit.gate.weight.zero_(); unit.gate.bias.copy_(torch.logit(torch.tensor(g)))
         x, c = torch.tensor([1., 0.]), torch.tensor([0., 1.])
+        assert torch.equal(x, names["x"])
         proposal, expected = torch.tanh(names["W_o"] @ torch.cat([x, c])), unit(x, c)
-    names["show_gate"](*g, False)
+    widgets.show_gate(x, names["o"], *g, False)
     ax, = plt.gcf().axes
     ends = tips(ax)
     for name, v in (("query x", x), ("proposal o", proposal), ("new query x*", expected)): assert (ends[name] - v).abs().max() < 1e-6
@@ -150,7 +115,7 @@ def test_the_new_query_is_that_of_distill(gate, g):
 def test_the_gates_ends(gate):
     "Closed it is the proposal, open the query."
     for g, name in ((0., "proposal o"), (1., "query x")):
-        gate[0]["show_gate"](g, .3, True)
+        widgets.show_gate(gate[0]["x"], gate[0]["o"], g, .3, True)
         ends = tips(plt.gcf().axes[0])
         assert torch.equal(ends["new query x*"], ends[name])
 
@@ -180,7 +145,7 @@ def test_the_overlay_is_that_of_the_lens(word):
     for scene, caption, j, step in ((2, 0, 3, 1), (2, 0, 3, 2), (15, 1, 2, 3), (0, 4, 0, 2)):
         c = 5 * scene + caption
         seen = look(names["model"], names["pictured"][[scene]], names["written"][[c]])
-        names["show_word"](scene, caption, j, step)
+        widgets.draw_word(*names["look_at"](scene, c), j, step)
         left, right = plt.gcf().axes
         other = plt.figure().add_subplot()
         light(other, names["draw"](names["entries"][scene].scene, grain=0), names["sample"].boxes[scene], seen.weights[step - 1, j])
@@ -191,10 +156,12 @@ def test_the_overlay_is_that_of_the_lens(word):
         assert all(right.get_ylim()[0] < y < right.get_ylim()[1] for y in seen.scores.flatten().tolist())
 
 
-def test_pictures_keep_their_size(plane, gate, word):
+def test_pictures_keep_their_size(gate, word):
     "However the controls stand, the page doesn't jump: a figure's tight box is the figure."
-    for show, settings in ((plane[0]["show_plane"], [(37, 90, 0, 53, 180, 4., "queries"), (180, 0, 90, 90, 0, 20., "responses")]),
-                           (gate[0]["show_gate"], [(0., 0., True), (1., 0., False)]), (word[0]["show_word"], [(2, 0, 3, 1), (15, 1, 20, 3)])):
+    (x, o), look_at = map(gate[0].get, "xo"), word[0]["look_at"]
+    for show, settings in ((widgets.show_plane, [(37, 90, 0, 53, 180, 4., "queries"), (180, 0, 90, 90, 0, 20., "responses")]),
+                           (widgets.show_gate, [(x, o, 0., 0., True), (x, o, 1., 0., False)]),
+                           (widgets.draw_word, [(*look_at(2, 10), 3, 1), (*look_at(15, 76), 20, 3)])):
         for values in settings:
             show(*values)
             fig = plt.gcf()
@@ -207,4 +174,4 @@ def test_without_ipywidgets_there_is_a_line_of_text(stem, monkeypatch, request):
     namespace = request.getfixturevalue({"07": "plane", "08": "gate", "09": "word"}[stem[:2]])[0]
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     assert "pip install ipywidgets" in run(place(stem)[2], dict(namespace), stem)
-    assert place(stem)[2].count("\n") < 40
+    assert place(stem)[2].count("\n") < 5

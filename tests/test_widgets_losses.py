@@ -6,13 +6,14 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from literal_losses import triplet as literal
+from shown_widgets import tagged, widgets
 from tables import NBS, cells, source
 
 from cmr.losses import triplet
 
 CODE = cells(NBS / "06_losses.ipynb", "code")
-WIDGETS = [cell for cell in CODE if "widget" in cell["metadata"].get("tags", [])]
-BEFORE = ("import matplotlib", "S = torch.tensor", "def show(", "def gradient(")
+WIDGETS = tagged("06_losses")
+BEFORE = ("import matplotlib", "S = torch.tensor", "from widgets import show_scores", "def gradient(")
 S = [[.60, .45, .20], [.30, .70, .65], [.45, .35, .50]]
 
 
@@ -21,10 +22,15 @@ def here(monkeypatch):
     "The widget's cell after those it needs, run as in the notebook; `drawn` has a line for each picture."
     drawn, shown = [], []
     monkeypatch.setattr(plt, "show", lambda: drawn.append(seen()))
-    names = {"torch": torch, "triplet": triplet, "display": shown.append, "shown": shown, "drawn": drawn}
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    names = {"torch": torch, "triplet": triplet, "shown": shown, "drawn": drawn, "terms": widgets.terms}
     for cell in CODE:
         if cell in WIDGETS or source(cell).startswith(BEFORE): exec(source(cell), names)
     drawn.clear()
+    if shown:
+        controls, names["picture"] = shown[0].children
+        square, choices = controls.children
+        names["boxes"], (names["margin"], names["choice"]) = square.children, choices.children
     yield names
     plt.close("all")
 
@@ -40,9 +46,9 @@ def squares(seed, size=3):
     return torch.rand(size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_one_short_cell_with_a_folded_source_and_no_kept_output():
-    assert len(WIDGETS) == 1 and len(source(WIDGETS[0]).splitlines()) < 40
-    assert WIDGETS[0]["metadata"]["jupyter"] == {"source_hidden": True} and not WIDGETS[0]["outputs"]
+def test_one_short_cell_whose_source_is_seen_and_no_kept_output():
+    assert len(WIDGETS) == 1 and len(source(WIDGETS[0]).splitlines()) < 6
+    assert "jupyter" not in WIDGETS[0]["metadata"] and not WIDGETS[0]["outputs"]
 
 
 @pytest.mark.parametrize("negatives", ["hardest", "all"])
@@ -78,11 +84,12 @@ def test_what_the_chapter_says(here):
 
 
 def test_each_control_changes_the_picture(here):
+    pytest.importorskip("ipywidgets")
     boxes, margin, choice = here["boxes"], here["margin"], here["choice"]
-    here["draw_edited"](.2, "hardest", **{name: box.value for name, box in boxes.items()})
+    widgets.draw_loss(torch.tensor([box.value for box in boxes]).view(3, 3), here["gradient"])
     start = here["drawn"].pop()
     assert start[0][0][-1] == "Rows add 0.35, columns 0.40: loss 0.75"
-    for control, value in ((boxes["score_00"], .66), (margin, .3), (choice, "all")):
+    for control, value in ((boxes[0], .66), (margin, .3), (choice, "all")):
         before, control.value = control.value, value
         moved = here["drawn"][-1]
         assert moved[0][0] != start[0][0] and moved[0][1] != start[0][1] and moved[1][1] != start[1][1], control
@@ -91,10 +98,11 @@ def test_each_control_changes_the_picture(here):
 
 
 def test_one_widget_is_displayed(here):
+    pytest.importorskip("ipywidgets")
     assert len(here["shown"]) == 1 and here["picture"] in here["shown"][0].children
 
 
 def test_without_ipywidgets_there_is_a_line_of_text(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    exec(source(WIDGETS[0]), {"torch": torch})
-    assert "you need ipywidgets" in capsys.readouterr().out
+    exec(source(WIDGETS[0]), {"S": torch.tensor(S), "gradient": None})
+    assert "pip install ipywidgets" in capsys.readouterr().out

@@ -389,6 +389,7 @@ def build(out: Path, chapters: list[Path] = COURSE, run: bool = True) -> None:
         if not exercises(path): continue
         write(nbgrader(path), out / "nbgrader" / "source" / session_of(path) / path.name)
         write(otter(path), out / "otter" / session_of(path) / path.name)
+    for readers in ("student", "instructor"): shutil.copy(ROOT / "nbs" / "widgets.py", out / readers / "nbs")  # what the chapters' widgets are
     for session in sessions(): package(session, out / "sessions" / session)
 
 
