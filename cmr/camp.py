@@ -69,12 +69,14 @@ def begin_as_cosine(
     dim: int,         # d
 ) -> None:
     "Set both so that the logit of unit vectors is about 2 SLOPE cos(v*, t*), as the base model's in InfoNCE."
-    h, W = .6 * (2 / dim) ** .5, nn.init.orthogonal_(torch.empty(dim, dim)) # six h: nearly all of w x lie below
+    W = nn.init.orthogonal_(torch.empty(dim, dim))
+    h = .6 * (2 / dim) ** .5                      # nearly all of |w x| lie below six h
     roots = torch.tensor([1., *[2.] * (PIECES - 1)]).mul(SLOPE * h).sqrt().repeat_interleave(2 * dim)
     corners = h * torch.arange(PIECES).repeat_interleave(2 * dim)
     rows = torch.cat([W, -W]).repeat(PIECES, first.in_features // dim)
     first.weight.copy_(roots[:, None] * rows); first.bias.copy_(-roots * corners)
-    last.weight.copy_(roots[None]); last.bias.fill_(-SLOPE * (2 + dim * h * h / 6))  # the pieces lie h^2 / 6 too high
+    last.weight.copy_(roots[None])
+    last.bias.fill_(-SLOPE * (2 + dim * h * h / 6)) # the pieces lie h^2 / 6 too high
 
 # %% ../nbs/12_camp.ipynb #aa5d41dd
 class Matching(nn.Module):

@@ -17,11 +17,11 @@ from .attention import SCAN, attend, fragment_scores
 from .encoders import Fragments
 from .imram import IMRAM, match_steps
 from .matcher import Matcher
-from .world.drawing import (bars, brightness, frame, heat, light, show_gates, show_look, show_plane, show_region,
-                            show_salient, show_sum, show_words)
+from .world.drawing import (bars, brightness, frame, heat, light, show_gates, show_look, show_plane,
+                               show_region, show_salient, show_sum, show_words)
 
-_all_ = ["bars", "brightness", "frame", "heat", "light", "show_gates", "show_look", "show_plane", "show_region",
-         "show_salient", "show_sum", "show_words"]  # drawn there, found here
+_all_ = ["bars", "brightness", "frame", "heat", "light", "show_gates", "show_look", "show_plane",
+         "show_region", "show_salient", "show_sum", "show_words"]  # drawn there, found here
 
 # %% auto #0
 __all__ = ['WHO', 'Look', 'look', 'one_pair', 'queries_first', 'look_imram', 'look_scan', 'salient_shares', 'mistakes', 'plane',

@@ -367,17 +367,11 @@ class Search:
         self.place = open_place(self.model, self.vocabulary, place, split, **how)
 
     @cached_property
-    def images(self):
-        "The gallery of pictures, opened when it is first asked for."
-        return self.place.images()
+    def images(self): return self.place.images()
     @cached_property
-    def captions(self):
-        "The gallery of captions; None where the place has none."
-        return self.place.captions() if self.place.captions else None
+    def captions(self): return self.place.captions() if self.place.captions else None
     @cached_property
-    def extractor(self):
-        "What made the model's features, for pictures that are asked with. Raises as `extractor_of`."
-        return extractor_of(self.model)
+    def extractor(self): return extractor_of(self.model)
 
     def __call__(
         self,

@@ -123,42 +123,32 @@ class ClientStore:
         self.client, self.name, self.own, self.where = client, collection, own, f"collection {collection} of {place}"
         self.models = imported("qdrant_client").models
     def exists(self) -> bool:
-        "Whether it is there."
         with answering(self.where): return self.client.collection_exists(self.name)
     def create(self, columns: dict[str, Column], **settings) -> None:
-        "Make it, empty, with these columns."
         with answering(self.where), warnings.catch_warnings():
             warnings.simplefilter("ignore")                             # local mode has no index of payloads, and says so
             self.client.create_collection(self.name, client_columns(self.models, columns), **settings)
             self.client.create_payload_index(self.name, "stamp", self.models.PayloadSchemaType.KEYWORD)
     def send(self, rows: list[Row]) -> None:
-        "Put rows into it."
         points = [self.models.PointStruct(id=row.number, vector=row.vectors, payload=row.payload) for row in rows]
         with answering(self.where): self.client.upsert(self.name, points)
     def get(self, numbers: list[int], wanted: Sequence[str] = ()) -> list[Row]:
-        "Some rows by number, with the vectors that are wanted."
         with answering(self.where): return came_back(self.client.retrieve(self.name, numbers, True, list(wanted) or False))
     def nearest(self, ask: Ask, wanted: Sequence[str] = (), first: Ask | None = None, exact: bool = False) -> list[Row]:
-        "Rows nearest to what is asked; with `first`, among those nearest to that."
         m, how = self.models, self.models.SearchParams(exact=exact)
         before = m.Prefetch(using=first.column, query=first.query, limit=first.limit, params=how) if first else None
         with answering(self.where):
             return came_back(self.client.query_points(self.name, query=ask.query, using=ask.column, limit=ask.limit, prefetch=before,
                                                       search_params=how, with_vectors=list(wanted) or False).points)
     def count(self) -> int:
-        "How many rows it has."
         with answering(self.where): return self.client.count(self.name, exact=True).count
     def other(self, stamp: str) -> Row | None:
-        "A row of another make than the stamp says, if there is one."
         m = self.models
         others = m.Filter(must_not=[m.FieldCondition(key="stamp", match=m.MatchValue(value=stamp))])
         with answering(self.where): return next(iter(came_back(self.client.scroll(self.name, others, 1)[0])), None)
     def finish(self) -> None: "A server builds its index by itself."
-    def drop(self) -> None:
-        "Take it away."
-        self.client.delete_collection(self.name)
+    def drop(self) -> None: self.client.delete_collection(self.name)
     def close(self) -> None:
-        "Let go of it."
         if self.own: self.client.close()
 
 # %% ../../nbs/search/qdrant.ipynb #q0000019
@@ -186,47 +176,33 @@ class EdgeStore:
         self.where = f"collection {printable(folder)}"
     @property
     def shard(self):
-        "The shard, opened when it is first needed."
         self.opened = self.opened or self.edge.EdgeShard.load(str(self.folder))
         return self.opened
-    def exists(self) -> bool:
-        "Whether it is there."
-        return self.folder.is_dir() and any(self.folder.iterdir())
+    def exists(self) -> bool: return self.folder.is_dir() and any(self.folder.iterdir())
     def create(self, columns: dict[str, Column], **settings) -> None:
-        "Make it, empty, with these columns."
         with answering(self.where): new_shard(self.edge, self.folder, columns, settings)
     def send(self, rows: list[Row]) -> None:
-        "Put rows into it."
         points = [self.edge.Point(row.number, row.vectors, row.payload) for row in rows]
         with answering(self.where): self.shard.update(self.edge.UpdateOperation.upsert_points(points))
     def get(self, numbers: list[int], wanted: Sequence[str] = ()) -> list[Row]:
-        "Some rows by number, with the vectors that are wanted."
         with answering(self.where): return came_back(self.shard.retrieve(numbers, True, list(wanted) or False))
     def nearest(self, ask: Ask, wanted: Sequence[str] = (), first: Ask | None = None, exact: bool = False) -> list[Row]:
-        "Rows nearest to what is asked; with `first`, among those nearest to that."
         e, how = self.edge, self.edge.SearchParams(exact=exact)
         before = [e.Prefetch(first.limit, e.Query.Nearest(first.query, first.column), params=how)] if first else []
         request = e.QueryRequest(ask.limit, query=e.Query.Nearest(ask.query, ask.column), prefetches=before, params=how, with_payload=True,
                                  with_vector=list(wanted) or False)
         with answering(self.where): return came_back(self.shard.query(request))
     def count(self) -> int:
-        "How many rows it has."
         with answering(self.where): return self.shard.count(self.edge.CountRequest())
     def other(self, stamp: str) -> Row | None:
-        "A row of another make than the stamp says, if there is one."
         e = self.edge
         others = e.Filter(must_not=[e.FieldCondition("stamp", match=e.MatchValue(stamp))])
         with answering(self.where):
             return next(iter(came_back(self.shard.scroll(e.ScrollRequest(limit=1, filter=others, with_payload=True))[0])), None)
     def finish(self) -> None:
-        "Build the index, and write all to disk."
         with answering(self.where): self.shard.optimize(); self.shard.flush()
-    def drop(self) -> None:
-        "Take it away."
-        self.close()
-        shutil.rmtree(self.folder)
+    def drop(self) -> None: self.close(); shutil.rmtree(self.folder)
     def close(self) -> None:
-        "Let go of it."
         if self.opened is not None: self.opened = self.opened.close()
 
 # %% ../../nbs/search/qdrant.ipynb #q0000020
@@ -463,9 +439,7 @@ class QdrantGallery:
             self.close()
             raise
     def __len__(self): return self.about.rows
-    def close(self) -> None:
-        "Let go of the place where it is kept."
-        self.store.close()
+    def close(self) -> None: self.store.close()
     def fetch(self, rows: Sequence[int]) -> Fragments:
         "The fragments (r, k, d) of some rows, in float32, in this order. ValueError where one is not there."
         found = {row.number: row for row in known(self.store.get(list(rows), ["fragments"]), self.about, self.store.where)}
