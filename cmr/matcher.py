@@ -5,16 +5,14 @@
 # %% ../nbs/05_matcher.ipynb #727cacb3
 from __future__ import annotations
 
-import dis
 import importlib
-import inspect
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from . import MODEL_HOMES
 from .cards import model_card
+from .classes import Portable, same_code
 from .data.vocabulary import Vocabulary
 from .documented import Documented
 from .encoders import Fragments, RegionEncoder, WordEncoder
@@ -22,28 +20,7 @@ from .losses import Loss, Triplet
 from .similarity import l2_normalize, wide
 
 # %% auto #0
-__all__ = ['MODELS', 'Portable', 'Matcher', 'instructions', 'same_code', 'register', 'as_fragments', 'VSE']
-
-# %% ../nbs/05_matcher.ipynb #0c0ffc74
-class Portable(PyTorchModelHubMixin):
-    "How a model comes and goes. The work is done elsewhere: these are the only imports that run up."
-    vocabulary: Vocabulary | None = None # the words it was trained with, once it was
-    extractor: object = None             # who made the features that it learned from
-    config = property(lambda self: dict(self._hub_mixin_config or {}), doc="The arguments it was made with.")
-    @classmethod
-    def from_pretrained(cls, where, **options):
-        "A model from a folder, or from the hub by its owner/name (`cmr.saving.from_pretrained`)."
-        return importlib.import_module("cmr.saving").from_pretrained(cls, where, **options)
-    _from_pretrained = classmethod(lambda c, **o: importlib.import_module("cmr.saving").from_mixin(c, **o))
-    @classmethod
-    def from_released(cls, *weights, **options):
-        "A model with its authors' weights (`cmr.shelf.released.from_released`)."
-        return importlib.import_module("cmr.shelf.released").from_released(cls, *weights, **options)
-    def encode(self, what):
-        "Fragments of a sentence, a picture or its file, or of several (`cmr.search.explain.encode`)."
-        return importlib.import_module("cmr.search.explain").encode(self, what)
-    def generate_model_card(self, **how): return importlib.import_module("cmr.saving").hub_card(self, **how)
-    def _save_pretrained(self, folder): importlib.import_module("cmr.saving").write_model(self, folder)
+__all__ = ['MODELS', 'Matcher', 'register', 'as_fragments', 'VSE']
 
 # %% ../nbs/05_matcher.ipynb #dc9817ed
 class Matcher(nn.Module, Portable, metaclass=Documented): # help(Matcher) is short
@@ -85,26 +62,9 @@ class Matcher(nn.Module, Portable, metaclass=Documented): # help(Matcher) is sho
         "Encode features (I, m, f) and tokens (C, n), and score all pairs: (I, C)."
         return self.score(self.encode_images(features, mask), self.encode_captions(tokens, lengths))
 
-# %% ../nbs/05_matcher.ipynb #ae791e85
+# %% ../nbs/05_matcher.ipynb #ff3e8b21
 MODELS: dict[str, type[Matcher]] = {}  # lower-case name -> class
 
-def instructions(
-    function, # written in Python
-) -> list:
-    "What a function reads, stores and combines, in order; how it calls is left out: compilers vary that."
-    steps = [(step.opname.replace("METHOD", "ATTR"), step.argval) for step in dis.get_instructions(function)]
-    return [(name, getattr(value, "co_name", value)) for name, value in steps
-            if name.startswith(("LOAD_", "STORE_", "BINARY_", "COMPARE_"))]
-
-def same_code(
-    a: type, # a class
-    b: type, # another
-) -> bool:
-    "Whether two classes have the same methods, to the instruction: one class, whose cell was run again."
-    def methods(cls): return {name: instructions(f) for name, f in vars(cls).items() if inspect.isfunction(f)}
-    return methods(a) == methods(b)
-
-# %% ../nbs/05_matcher.ipynb #ff3e8b21
 def register(
     cls: type[Matcher], # known by its name from now on
 ) -> type[Matcher]:     # the class as it is, so that this can stand above it as a decorator

@@ -9,6 +9,7 @@ import torch
 from sample_matcher import BestWord, model_of, raw
 
 import cmr
+from cmr.classes import Portable, instructions
 from cmr.matcher import MODELS, VSE, Matcher, register, same_code
 from cmr.saving import create_model, import_models, list_models, model_class
 from cmr.testing import check_matcher
@@ -207,3 +208,10 @@ def test_the_matcher_of_the_docs(tmp_path, monkeypatch):
         import matcher_of_the_docs
         assert len(check_matcher(matcher_of_the_docs.WeighedWords)) == 8
     finally: MODELS.pop("weighedwords", None)
+
+
+def test_what_a_class_is_besides_its_equations():
+    "Vocabulary and extractor are set by training and by `cmr.load`; code is compared by what it does."
+    assert issubclass(Matcher, Portable) and (Portable.vocabulary, Portable.extractor) == (None, None)
+    assert instructions(lambda a, b: a + b) != instructions(lambda a, b: a - b)
+    assert instructions(lambda a, b: a + b) == instructions(lambda a, b: a + b)
