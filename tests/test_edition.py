@@ -220,3 +220,54 @@ def test_exercises_that_pages_name_exist_with_their_minutes():
         assert found
         for number, minutes in found: assert known[number] == int(minutes), f"{number} takes {known[number]} minutes in its chapter, {minutes} in docs/teaching.md"
     assert not set(re.findall(r"[Ee]xercises? (\d+\.\d)", TEACHING)) - known.keys() - {"17.3"}
+
+
+def chapter(number): return next(path for path in COURSE if path.name.startswith(number))
+
+
+def test_sections_that_the_text_names_exist():
+    "Beside the timetables: a chapter's number and beginnings of its headings in quotes, where a figure is, a cell, or where reading stops."
+    named = [(number, name) for number, names in re.findall(r'\b(\d\d),?(?: up to(?: and with)?| to)? ((?:(?:, | to | and )?"[^"]+")+)', TEACHING)
+             for name in re.findall(r'"([^"]+)"', names)]
+    assert len(named) > 80
+    missing = [f"{number}: {name}" for number, name in named if not any(h.startswith(name.rstrip(". ")) for h in headings(chapter(number)))]
+    assert not missing, missing
+
+
+@pytest.mark.parametrize("session", [*SESSIONS, "home"])
+def test_a_misunderstanding_says_what_clears_it_up(session):
+    "A figure, a cell, a table or a text of a chapter; what stands in backquotes there is in that chapter."
+    found = page(session).split("**Usual misunderstandings")[1].split("\n\n")[0].split("\n- ")[1:]
+    assert len(found) > 3
+    for line in found:
+        assert re.search(r"\((?:figure|cells?|table|text): \d\d, \"|\(head of \d\d", line), f"{line} points nowhere"
+        text = "\n".join(source(c) for n in re.findall(r"\b(\d\d)(?=, \")", line) for c in edition.notebook(chapter(n))["cells"])
+        for name in re.findall(r"`([^`]+)`", line): assert name in text, f"{name} is in no chapter that is named beside it"
+
+
+@pytest.mark.parametrize("session", SESSIONS)
+def test_every_stop_has_a_question_and_every_question_a_stop(session):
+    text = page(session)
+    stops = set(re.findall(r"^\| (\d+-\d+) \|[^|]*\*\*Stop", text, re.MULTILINE))
+    asked = text.split("**Questions for the room**")[1].split("\n\n")[0].split("\n- ")[1:]
+    minutes = [re.match(r"\*\w+, (\d+-\d+)\b[^:]*: ", line) for line in asked]
+    assert all(minutes), [line for line, m in zip(asked, minutes) if not m]
+    assert {m[1] for m in minutes} == stops
+    for line in [*asked, *text.split("**To take home**")[1].split("\n\n")[0].split("\n- ")[1:]]: assert re.search(r"[?.]\* [*\w]", line.replace("\n", " ")), f"no answer: {line}"
+
+
+@pytest.mark.parametrize("session", SESSIONS)
+def test_reading_before_stops_before_what_is_predicted(session):
+    "Apart from the idea, no section of a timetable is read before."
+    text = page(session)
+    for number, stop in re.findall(r'(\d\d) up to "([^"]+)"', text.split("To read before:")[1].split("After:")[0]):
+        order = headings(chapter(number))
+        stop = next(k for k, heading in enumerate(order) if heading.startswith(stop))
+        for row in re.findall(r"^\| \d+-\d+ \|.*\|$", text, re.MULTILINE):
+            for where in re.findall(rf'\b{number}, ((?:(?:, | to | and )?"[^"]+")+)', row):
+                for name in re.findall(r'"([^"]+)"', where):
+                    place = next(k for k, heading in enumerate(order) if heading.startswith(name))
+                    assert place >= stop or name in ALLOWED, f"{number}: {name} is read before and asked in class"
+
+
+ALLOWED = {"The idea", "Three things that stay with us", "Boxes filled with weights", "Three regions, two words"}  # asked again with the page shut
