@@ -1,8 +1,9 @@
-"""What one can move in the chapters: a function for each widget, and the drawings that it shares with the figure beside it.
+"""What one can move in the chapters: a function for each widget, the drawings that it shares with the figure beside it, and a flow chart.
 
-A widget's function needs ipywidgets (pip install ipywidgets) and raises ImportError without; the drawings need only matplotlib.
+A widget needs ipywidgets (pip install ipywidgets), and says so where there is none; the drawings need only matplotlib.
 A plain module beside the notebooks, no part of the package: notebooks run in their own folder, so `import widgets` finds it."""
 
+import functools
 import textwrap
 from pathlib import Path
 
@@ -16,6 +17,16 @@ from cmr.search import ask, summary_vectors
 from cmr.similarity import cosine, l2_normalize
 
 
+def widget(draw):
+    "Marks a function that shows controls: without ipywidgets it prints what to install."
+    @functools.wraps(draw)
+    def shown(*given):
+        try: import ipywidgets  # noqa: F401
+        except ImportError as missing: return print(f"The controls are left out ({missing}): pip install ipywidgets")
+        return draw(*given)
+    return shown
+
+
 def show(*parts):
     "Put controls and a picture one below the other."
     import ipywidgets as ui
@@ -26,6 +37,21 @@ def show(*parts):
 def keep_size(fig):
     "An invisible frame, so that the page doesn't jump when labels grow."
     fig.add_artist(plt.Rectangle((0, 0), 1, 1, fill=False, lw=0))
+
+
+def flow_chart(boxes, arrows, title, size=(9.5, 3), green=()):
+    "Named boxes at their places (x, y), and arrows between them by their numbers; what is in `green` is that. Gives the axes."
+    fig, ax = plt.subplots(figsize=size)
+    places = np.array(list(boxes.values()))
+    drawn = [ax.text(x, y, name, ha="center", va="center", fontsize=9,
+                     bbox=dict(boxstyle="round", fc="#e3f2dc" if name in green else "#dbe9f6")) for name, (x, y) in boxes.items()]
+    for a, b in arrows:
+        ends = dict(patchA=drawn[a].get_bbox_patch(), patchB=drawn[b].get_bbox_patch(), shrinkA=0, shrinkB=1)
+        ax.annotate("", places[b], places[a], arrowprops=dict(arrowstyle="->", color="grey", **ends))
+    (left, low), (right, high) = places.min(0), places.max(0)
+    ax.set(xlim=(left - .8, right + .8), ylim=(low - .4, high + .4), title=title)
+    ax.axis("off")
+    return ax
 
 
 # Chapter 06
@@ -60,6 +86,7 @@ def draw_loss(scores, gradient, margin=.2, negatives="hardest"):
     plt.show()
 
 
+@widget
 def edit_scores(scores, gradient):
     "Nine boxes hold the scores, with a slider for the margin and a choice of rivals; terms, loss and gradient follow."
     import ipywidgets as ui
@@ -126,6 +153,7 @@ def show_plane(ball, box, region_1, region_2, region_3, lam, over):
     draw_plane(pair, (ball, box, region_1, region_2, region_3), lam, over)
 
 
+@widget
 def turn_vectors():
     "Sliders turn each word and each region and set lambda; buttons say over what Eq. 4 goes. Contexts and weights follow."
     import ipywidgets as ui
@@ -161,6 +189,7 @@ def show_gate(x, o, first, second, one):
     ax.legend(fontsize=8, loc="upper left")
 
 
+@widget
 def move_gate(x, o):
     "A slider moves the new query between proposal (0) and query (1); without the tick each feature has its own."
     import ipywidgets as ui
@@ -187,6 +216,7 @@ def draw_word(words, picture, boxes, seen, word, step):
     right.set(xticks=steps, xlabel="step", ylim=(-.5, 1), ylabel="score (Eq. 11)", title=title)
 
 
+@widget
 def choose_word(look_at, scenes):
     "Sliders choose a scene, one of its five captions, a word and a step; the picture is lit where the word looks then."
     import ipywidgets as ui
@@ -244,6 +274,7 @@ def draw_meeting(angle=100, length=1.5):
     plt.show()
 
 
+@widget
 def turn_message():
     "Sliders turn a message around its word and lengthen it; the fused words and the gates follow."
     import ipywidgets as ui
@@ -254,6 +285,7 @@ def turn_message():
 
 # Chapter 14
 
+@widget
 def type_sentence(draw, sentence):
     "A box for any sentence, shown by `draw` when one presses Enter."
     import ipywidgets as ui
@@ -281,6 +313,7 @@ def draw_shortlist(finder, album, sentence, length):
     return [Path(gallery.names[row]).stem for row in looked]
 
 
+@widget
 def shorten_list(finder, album):
     "A box for a sentence and a slider for the shortlist's length; the album shows what the model looked at."
     import ipywidgets as ui
