@@ -35,26 +35,19 @@ def cells(path: Path, kind: str | None = None) -> list[dict]:
 def source(cell: dict) -> str: return "".join(cell["source"])
 
 
-def widget(cell: dict) -> bool: return "widget" in cell["metadata"].get("tags", [])  # one plays with it, its code may have up to 40 lines
-
-
-def folded(cell: dict) -> bool: return bool(cell["metadata"].get("jupyter", {}).get("source_hidden"))  # when the notebook opens: code that only draws
-
-
 def name(path: Path) -> str: return path.relative_to(NBS).with_suffix("").as_posix()
 
 
 def numbers(path: Path) -> dict:
-    "Counts of a notebook; minutes to read are words / 200 + lines of code / 10; what is folded (answers, code that only draws) and empty lines are left out."
-    code, closed = [source(c) for c in cells(path, "code")], "\n".join(source(c) for c in cells(path, "code") if folded(c))
+    "Counts of a notebook, every code cell included; minutes to read are words / 200 + lines of code / 10, without folded answers and empty lines."
+    code = [source(c) for c in cells(path, "code")]
     text = NUMBERED.sub("", FOLDED.sub("", "\n".join(source(c) for c in cells(path, "markdown"))))
     words, filled = len(text.split()), sum(bool(line.strip()) for cell in code for line in cell.splitlines())
-    open_lines = filled - sum(bool(line.strip()) for line in closed.splitlines())
-    lines = [len(source(c).splitlines()) for c in cells(path, "code") if source(c).strip() and not widget(c)]
+    lines = [len(text.splitlines()) for text in code if text.strip()]
     return {"cells": len(cells(path)), "words": words, "median": median(lines), "p90": quantiles(lines, n=10)[-1], "max": max(lines),
             "over": sum(n > 20 for n in lines) / len(lines), "width": max(len(line) for text in code for line in text.splitlines()),
             "per_line": words / filled, "checks": sum(bool(CHECK.search(text)) for text in code), "code": len(code),
-            "exercises": sum(len(EXERCISE.findall(text)) for text in code), "minutes": words / 200 + open_lines / 10}
+            "exercises": sum(len(EXERCISE.findall(text)) for text in code), "minutes": words / 200 + filled / 10}
 
 
 def seconds(paths: list[Path]) -> dict[str, float]:
@@ -128,7 +121,7 @@ def course_table(took: dict[str, float], about: str) -> str:
         session = next((str(n) for n, chapters in SESSIONS.items() if path.name[:2] in chapters.split()), "home")
         links = re.sub(r"\]\((?!http)", "](nbs/", built[1] if built else "")
         lines.append(f"| {path.name[:2]} | [{title}](nbs/{path.name}) | {links} | {session} | {numbers(path)['minutes']:.0f} min | {took.get(name(path), float('nan')):.0f} s |")
-    return "\n".join(lines) + f"\n\nTimes to read are counted (words / 200 + lines of code / 10, without what is folded: answers, and code that only draws), times to run measured: {about}.\n"
+    return "\n".join(lines) + f"\n\nTimes to read are counted (words / 200 + lines of code / 10, without folded answers), times to run measured: {about}.\n"
 
 
 def between(path: Path, marker: str, content: str) -> None:

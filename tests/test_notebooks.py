@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from tables import CHECK, COURSE, EXERCISE, MEASURED, WORKSHOP, cells, head, name, numbers, source
+from tables import CHECK, COURSE, EXERCISE, MEASURED, ROOT, WORKSHOP, cells, course_table, head, name, numbers, source
 
 NOTEBOOKS = [*COURSE, *WORKSHOP]
 SOMEWHERE = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|work|mnt|usr|opt|Users|content|kaggle|var|private)/|[A-Z]:\\\\|\b(?:localhost|127\.0\.0\.1|sandbox|as an AI|[Ii]ssue #\d+)\b")
@@ -112,6 +112,12 @@ def test_the_stated_reading_time_is_the_counted_one(path):
 def test_the_head_says_what_the_readme_says(path):
     "Minutes and seconds are written by `python tests/tables.py --write`."
     assert head(path, json.loads(MEASURED.read_text(encoding="utf-8"))["seconds"]) in "\n".join(source(c) for c in cells(path)[:2])
+
+
+def test_the_readme_says_what_is_counted():
+    "Its table is the one of `python tests/tables.py --write`."
+    kept = json.loads(MEASURED.read_text(encoding="utf-8"))
+    assert course_table(kept["seconds"], kept["about"]) in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @every_notebook
