@@ -107,8 +107,6 @@ BUGS = {
         "mean_gates": [("g[~matching]", "g", "all pairs for the others"), ("if not 0 < int(matching.sum()) < matching.numel()", "if False", "one kind passes")],
         "fragment_gates": [("[image.mask[0]]", "", "padding as well"), ("if len(image) != 1 or len(caption) != 1", "if False", "several pictures pass")]},
     "lens": {
-        "brightness": [("] += a", "] = a", "boxes don't add up"), ("canvas[y0:y1, x0:x1]", "canvas[x0:x1, y0:y1]", "x and y exchanged")],
-        "heat": [("total / count.clip(1)", "total", "a sum for a mean"), ("np.nan", "0", "0 where nothing is")],
         "one_pair": [("!= 1 or", "< 1 or", "several pictures pass")],
         "look_imram": [("one_pair(image, caption)", "(image, caption)", "with padding")],
         "look_scan": [("lam = model.inverse_temperature", "lam = 9.", "another lambda"), ("image, caption = one_pair(image, caption)", "pass", "with padding")]},

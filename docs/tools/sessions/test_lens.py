@@ -1,9 +1,8 @@
 "Given tests of session 6: chapter 13."
 
-import numpy as np
 import pytest
 import torch
-from adapters import brightness, heat, look_imram, look_scan, one_pair
+from adapters import look_imram, look_scan, one_pair
 
 from cmr import IMRAM, SCAN
 from cmr.attention import attend, fragment_scores
@@ -14,19 +13,6 @@ DRAW = torch.Generator().manual_seed(0)
 WORD_MASK, REGION_MASK = torch.tensor([[1, 1, 0]]).bool(), torch.tensor([[1, 1, 1, 0]]).bool()
 WORDS = Fragments(torch.randn(1, 3, 5, generator=DRAW, dtype=torch.float64) * WORD_MASK[..., None], WORD_MASK)
 REGIONS = Fragments(torch.randn(1, 4, 5, generator=DRAW, dtype=torch.float64) * REGION_MASK[..., None], REGION_MASK)
-BOXES = [[0, 0, .5, 1], [0, 0, 1, .5]]  # the left half, the upper half
-
-
-def test_brightness():
-    "boxes that overlap add up, the brightest cell is 1; x is the column"
-    close(brightness([.2, .6], BOXES, 2), [[1, .75], [.25, 0]])
-    close(brightness([0., 0.], BOXES, 2), np.zeros((2, 2)))
-
-
-def test_heat():
-    "the mean gate of the regions over a cell, nan where there is none"
-    found = heat([.2, .6], BOXES, 2)
-    close(found[0], [.4, .6]); close(found[1, 0], .2); assert np.isnan(found[1, 1])
 
 
 def test_one_pair():
