@@ -9,7 +9,7 @@ from tables import NBS, source
 from tables import cells as all_cells
 from test_exercises import cells, code_cells, needed, run
 
-sys.path.append(str(NBS))  # a notebook runs in its folder; the tests don't
+sys.path.append(str(NBS))  # a notebook's kernel finds what lies beside it
 import widgets  # noqa: E402
 
 __all__ = ["drawn", "moved", "opened", "place", "tagged", "widgets"]

@@ -17,13 +17,14 @@ from types import CodeType, ModuleType
 
 import matplotlib.pyplot as plt
 import pytest
-from tables import COURSE, WORKSHOP
+from tables import COURSE, NBS, WORKSHOP
 from tables import name as notebook_name
 
 from cmr.losses import LOSSES
 from cmr.matcher import MODELS
 
 NOTEBOOKS = [*COURSE, *WORKSHOP]
+sys.path.append(str(NBS))  # a notebook's kernel finds what lies beside it, such as widgets.py
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -104,7 +104,7 @@ def test_the_new_query_is_that_of_distill(gate, g):
         x, c = torch.tensor([1., 0.]), torch.tensor([0., 1.])
         assert torch.equal(x, names["x"])
         proposal, expected = torch.tanh(names["W_o"] @ torch.cat([x, c])), unit(x, c)
-    widgets.show_gate(x, names["o"], *g, False)
+    widgets.show_gate(x, names["proposal"], *g, False)
     ax, = plt.gcf().axes
     ends = tips(ax)
     for name, v in (("query x", x), ("proposal o", proposal), ("new query x*", expected)): assert (ends[name] - v).abs().max() < 1e-6
@@ -115,7 +115,7 @@ def test_the_new_query_is_that_of_distill(gate, g):
 def test_the_gates_ends(gate):
     "Closed it is the proposal, open the query."
     for g, name in ((0., "proposal o"), (1., "query x")):
-        widgets.show_gate(gate[0]["x"], gate[0]["o"], g, .3, True)
+        widgets.show_gate(gate[0]["x"], gate[0]["proposal"], g, .3, True)
         ends = tips(plt.gcf().axes[0])
         assert torch.equal(ends["new query x*"], ends[name])
 
@@ -158,7 +158,7 @@ def test_the_overlay_is_that_of_the_lens(word):
 
 def test_pictures_keep_their_size(gate, word):
     "However the controls stand, the page doesn't jump: a figure's tight box is the figure."
-    (x, o), look_at = map(gate[0].get, "xo"), word[0]["look_at"]
+    (x, o), look_at = map(gate[0].get, ("x", "proposal")), word[0]["look_at"]
     for show, settings in ((widgets.show_plane, [(37, 90, 0, 53, 180, 4., "queries"), (180, 0, 90, 90, 0, 20., "responses")]),
                            (widgets.show_gate, [(x, o, 0., 0., True), (x, o, 1., 0., False)]),
                            (widgets.draw_word, [(*look_at(2, 10), 3, 1), (*look_at(15, 76), 20, 3)])):
