@@ -619,7 +619,7 @@ def test_a_shell_completes_commands_and_options():
 
 @pytest.mark.parametrize("name, status, message", [("SIGTERM", 143, "stopped by SIGTERM"), ("SIGINT", 130, "stopped; what was finished is kept")])
 def test_a_signal_ends_any_command_in_a_line(name, status, message, run, world, tmp_path, monkeypatch):
-    monkeypatch.setattr(cmr.training, "evaluate", lambda *_, **__: os.kill(os.getpid(), getattr(signal, name)))
+    monkeypatch.setattr(cmr.training, "evaluate", lambda *_, **__: signal.raise_signal(getattr(signal, name)))  # to this thread, at once
     before = signal.getsignal(signal.SIGTERM)
     said = call("evaluate", run[0], code=status)
     assert said.strip().splitlines() == [f"{message}; what was finished is kept" if name == "SIGTERM" else message]
