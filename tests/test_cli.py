@@ -620,8 +620,9 @@ def test_a_shell_completes_commands_and_options():
 @pytest.mark.parametrize("name, status, message", [("SIGTERM", 143, "stopped by SIGTERM"), ("SIGINT", 130, "stopped; what was finished is kept")])
 def test_a_signal_ends_any_command_in_a_line(name, status, message, run, world, tmp_path, monkeypatch):
     monkeypatch.setattr(cmr.training, "evaluate", lambda *_, **__: signal.raise_signal(getattr(signal, name)))  # to this thread, at once
-    before = signal.getsignal(signal.SIGTERM)
-    said = call("evaluate", run[0], code=status)
+    before, inherited = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try: said = call("evaluate", run[0], code=status)
+    finally: signal.signal(signal.SIGINT, inherited)
     assert said.strip().splitlines() == [f"{message}; what was finished is kept" if name == "SIGTERM" else message]
     assert signal.getsignal(signal.SIGTERM) is before
 
