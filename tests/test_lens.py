@@ -1,6 +1,7 @@
 "What `cmr.lens` draws, and what objects show of themselves in a notebook."
 
 from html.parser import HTMLParser
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,6 +16,7 @@ from cmr.encoders import Fragments
 from cmr.lens import Look, brightness, frame, heat, light, look, mistakes, plane, salient_shares, show_look, show_sum, show_words
 from cmr.recall import report
 from cmr.search import Gallery
+from cmr.world import drawing
 
 BOXES = [[0, 0, .5, 1], [.5, 0, 1, .5]]
 
@@ -30,6 +32,19 @@ def test_pictures_need_not_be_square():
     found = brightness([1., 2.], BOXES, (2, 4))
     assert_close(found, np.array([[.5, .5, 1, 1], [.5, .5, 0, 0]]))
     assert_close(heat([1., 2.], BOXES, (2, 4)), np.array([[1, 1, 2, 2], [1, 1, np.nan, np.nan]]), equal_nan=True)
+
+
+@pytest.mark.parametrize("old, new", [("] += a", "] = a"), ("canvas[y0:y1, x0:x1]", "canvas[x0:x1, y0:y1]"), ("total / count.clip(1)", "total"), ("np.nan", "0")])
+def test_a_planted_bug_in_a_canvas_is_seen(old, new):
+    "Boxes that don't add up, x and y exchanged, a sum for a mean, 0 where nothing is."
+    text = Path(drawing.__file__).read_text(encoding="utf-8")
+    assert old in text
+    wrong = {"__name__": "wrong"}
+    exec(text.replace(old, new), wrong)
+    boxes = [[0, 0, .5, 1], [0, 0, 1, .5]]  # the left half, the upper half
+    def found(names): return np.stack([names["brightness"]([.2, .6], boxes, (2, 4)), names["heat"]([.2, .6], boxes, (2, 4))])
+    assert_close(found(vars(drawing)), np.array([[[1, 1, .75, .75], [.25, .25, 0, 0]], [[.4, .4, .6, .6], [.2, .2, np.nan, np.nan]]]), equal_nan=True)
+    assert not np.allclose(found(wrong), found(vars(drawing)), equal_nan=True)
 
 
 @pytest.mark.parametrize("fade, dark", [(0, 30), (255, 208)])  # 100 * .3 + fade * .7, cut to whole numbers

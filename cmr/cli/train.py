@@ -151,7 +151,8 @@ def train_command(
                                                 "Default: data/scenes, drawn at once if it is not there.")] = None,
     recipe: Annotated[str | None, typer.Option("--recipe", "--config", help="A name, or a file (a run's recipe.json, or .toml). "
                                                  "scenes, f8k-small, imram-f8k, imram-f30k, imram-coco, camp-f8k-small, camp-f8k, "
-                                                 "camp-f30k, camp-coco; camp-f30k-released and camp-f8k-small-released train in "
+                                                 "camp-f30k, camp-coco, camp-scenes-nce, camp-f8k-small-nce; camp-f8k-small-base-first, "
+                                                 "camp-f30k-released and camp-f8k-small-released train in "
                                                  "stages. Default: what fits the data.")] = None,
     model: Annotated[str | None, typer.Option(help="Any that `cmr models` lists. Default: the recipe's.")] = None,
     out: Annotated[Path | None, PathOption(help="Folder of the run. Default: runs/RECIPE-MODEL.")] = None,
