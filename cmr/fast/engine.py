@@ -130,15 +130,19 @@ def context_cosines(
     return (weights * dots).sum(1) * torch.where(squares > 1e-24, squares, torch.inf).rsqrt() * inverse
 
 # %% ../../nbs/fast/engine.ipynb #c3abe0cc
+def _sharpened(z: Tensor, scale: float, variant: str) -> Tensor:
+    "Eq. 4 over the last axis, times lambda; where no graph is kept z is written over."
+    if torch.is_grad_enabled() or variant != "paper": return _times(clip(z, -1, variant), scale)
+    return z.relu_().mul_(inverse_lengths(z)[..., None] * scale)
+
 @dataclass(frozen=True)
 class Recurrence:
     "One direction's K steps of attention and memory (IMRAM Eq. 3-12; SCAN for K = 1)."
-    clip: Callable                   # Eq. 4: (R, r, Q, q) to a new tensor, normalised over the last axis
     pool: Callable                   # scores (R, Q, q) and mask (R or 1, Q, q) to (R, Q)
     inverse_temperature: float = 9.0 # lambda in Eq. 5
+    variant: str = "paper"           # Eq. 3-4 by cosines and relu; "released": by dot products and LeakyReLU
     steps: int = 1                   # K
     memory: Any = None               # of a class in HALVES; not needed for one step
-    cosine: bool = True              # compare by cosine (the paper), or by dot product (the released code)
     rescale: Callable | None = None  # what is done to a query after a memory update
 
     def as_query(self, x: Tensor) -> Side:
@@ -153,7 +157,7 @@ class Recurrence:
 
     def weigh(self, z: Tensor, response_mask: Tensor | None = None) -> Tensor:
         "Attention weights (R, r, Q, q) of similarities (R, r, Q, q), zero for padded queries (Eq. 4-5)."
-        z = _times(self.clip(z), self.inverse_temperature)
+        z = _sharpened(z, self.inverse_temperature, self.variant)
         return (z if response_mask is None else z.masked_fill(~response_mask[:, :, None, None], -torch.inf)).softmax(1)
 
     def update(self, x: Tensor, *parts) -> Tensor:
@@ -172,14 +176,14 @@ def recurrent_scores(
     "Queries with responses, summed over the K steps (Eq. 12)."
     x, y, real, response_mask = query["values"], response["values"], query["mask"], needed(response["mask"])
     shares, messages, G = _numbered(query, "share"), _numbered(response, "message"), response["gram"][:, :, :y.shape[1]]
-    now, inverse, total = dots, query["inverse"], torch.zeros((), device=dots.device)
+    now, inverse, total, cosine = dots, query["inverse"], torch.zeros((), device=dots.device), direction.variant == "paper"
     for k in range(direction.steps):
-        weights = direction.weigh(now * (inverse * real if direction.cosine else real)[:, None], response_mask)
+        weights = direction.weigh(now * (inverse * real if cosine else real)[:, None], response_mask)
         total = total + context_cosines(weights, dots, G, query["inverse"])
         if k + 1 == direction.steps: break                                      # nobody reads the memory after the last step
         x = direction.update(x, [] if k else shares, weights, messages, spaces[k % 2] if spaces else ())
         now = products(y, x)
-        if direction.cosine: inverse = inverse_lengths(x)
+        if cosine: inverse = inverse_lengths(x)
     return direction.pool(total, query["mask"])
 
 # %% ../../nbs/fast/engine.ipynb #dabd0552
@@ -268,14 +272,12 @@ def scan_plan(model: SCAN) -> Plan:
     "One step, one direction, and how it is pooled."
     if not as_written(model, SCAN, "score", "logits", "ask"): return AnyModel(model)
     pooled = partial(pool, pooling=model.pooling, lse_temperature=model.lse_temperature)
-    direction = Recurrence(partial(clip, dim=-1, variant=model.variant), pooled, model.inverse_temperature, cosine=model.variant == "paper")
-    return Recurrences(**{model.direction: direction})
+    return Recurrences(**{model.direction: Recurrence(pooled, model.inverse_temperature, model.variant)})
 
 # %% ../../nbs/fast/engine.ipynb #a2a38c16
 def _ram_recurrence(ram: Any, steps: int) -> Recurrence:
     "What a block does in K steps."
-    clipped, rescale = partial(clip, dim=-1, variant=ram.variant), released_normalize if ram.renormalise else None
-    return Recurrence(clipped, pool, ram.inverse_temperature, steps, ram.memory, ram.variant == "paper", rescale)
+    return Recurrence(pool, ram.inverse_temperature, ram.variant, steps, ram.memory, released_normalize if ram.renormalise else None)
 
 # %% ../../nbs/fast/engine.ipynb #22da9993
 @plan.register

@@ -21,7 +21,7 @@ from ..matcher import Matcher
 from ..similarity import wide
 
 # %% auto #0
-__all__ = ['Side', 'BLOCK', 'Rescored', 'take', 'cut', 'buffer', 'needed', 'reach', 'shortest_first', 'Plan', 'paired',
+__all__ = ['Side', 'BLOCK', 'GROUP', 'Rescored', 'take', 'cut', 'buffer', 'needed', 'reach', 'shortest_first', 'Plan', 'paired',
            'AnyModel', 'plan', 'as_written', 'block_bytes', 'pairs_at_once', 'blocks', 'all_scores', 'again', 'slopes',
            'SparseBackward', 'planned_scores', 'training_scores', 'scores_of', 'pair_scores']
 
@@ -181,6 +181,7 @@ def as_written(
 
 # %% ../../nbs/fast/sparse.ipynb #2aaa35c0
 BLOCK = {"cpu": (2**25, 2**28), "cuda": (2**29, 2**31)} # bytes for the pairs of a block, without and with a graph: tried out
+GROUP = {"cpu": 8}                                      # captions in a block; elsewhere as many as fit
 
 def block_bytes(
     device: torch.device,
@@ -204,11 +205,13 @@ def blocks(
     m: list[int], # regions of each image, ascending
     n: list[int], # words of each caption, ascending
     room: int,    # pairs in a block
+    most: int | None = 8, # captions in a block; None: as many as fit
 ) -> Iterator[tuple[slice, int, slice, int]]: # images, regions of the largest, captions, words of the longest
-    "Cut all pairs into blocks."
-    b = max(min(8, room), -(-room // max(len(m), 1)))
+    "Cut all pairs into blocks; those of one group of captions have like numbers of images."
+    b = min(most or len(n), max(min(8, room), -(-room // max(len(m), 1)))) or 1
     for c in range(0, len(n), b):
-        a = max(1, room // len(n[c:c + b]))
+        parts = -(-len(m) // max(1, room // len(n[c:c + b])))
+        a = -(-len(m) // parts) if m else 1
         for i in range(0, len(m), a): yield slice(i, i + a), m[i:i + a][-1], slice(c, c + b), n[c:c + b][-1]
 
 # %% ../../nbs/fast/sparse.ipynb #1401df99
@@ -226,7 +229,7 @@ def all_scores(
     first, second = plan.prepare(images[rows], captions[columns])
     room = _forward_room(plan, first, second)
     scores, spaces = None, plan.spaces(first, second, room)
-    for i, k, c, l in blocks(m, n, room):
+    for i, k, c, l in blocks(m, n, room, GROUP.get(images.values.device.type)):
         part = plan.all_pairs(cut(first, i, k), cut(second, c, l), spaces)
         if scores is None: scores = part.new_empty(len(m), len(n), *part.shape[2:])
         scores[i, c] = part
@@ -239,7 +242,7 @@ Rescored = Iterator[tuple[Tensor, Tensor]]  # scores, with a graph, and their sl
 def _all_again(plan: Plan, images: Side, captions: Side, slope: Tensor, room: int) -> Rescored:
     "Everything, block by block; taken anew for each: whatever two graphs share, the first backward pass frees."
     (rows, m), (columns, n) = shortest_first(images["mask"]), shortest_first(captions["mask"])
-    for i, k, c, l in blocks(m, n, room):
+    for i, k, c, l in blocks(m, n, room, GROUP.get(slope.device.type)):
         yield plan.all_pairs(take(images, rows[i], k), take(captions, columns[c], l), None), slope[rows[i]][:, columns[c]]
 
 def _pairs_again(plan: Plan, images: Side, captions: Side, slope: Tensor, rows: Tensor, columns: Tensor, room: int) -> Rescored:
@@ -266,7 +269,7 @@ def again(
 def _again_in_order(plan: Plan, images: Side, captions: Side, slope: Tensor) -> Rescored:
     "Score the forward pass's own blocks once more, in their order: random numbers drawn in them come out the same."
     m, n = (reach(side["mask"]).tolist() for side in (images, captions))
-    for i, k, c, l in blocks(m, n, _forward_room(plan, images, captions)):
+    for i, k, c, l in blocks(m, n, _forward_room(plan, images, captions), GROUP.get(slope.device.type)):
         yield plan.all_pairs(cut(images, i, k), cut(captions, c, l), None), slope[i, c]
 
 def _added(total: Sequence, found: Sequence) -> list:
