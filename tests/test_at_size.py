@@ -1,11 +1,13 @@
 """Data of COCO's size: what is read before the first step, and how often a step waits for the device."""
 
+import re
 import traceback
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from benchmarks import at_size
 from tiny import RECIPE, write_world
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -89,3 +91,9 @@ def test_batches_and_the_loop_wait_for_the_device_twice_a_step_at_most(tmp_path,
     assert 1 <= sum(name in LOOP for name in reads.seen) <= 2, reads.seen
     with Reads() as reads: float(torch.ones(()))
     assert reads.seen == [""]
+
+
+def test_the_benchmark_reaches_its_first_step(monkeypatch, capsys):
+    monkeypatch.setattr(at_size, "COCO", (300, 2, 8))
+    at_size.main(["--start"])
+    assert re.search(r"^first step after \d+\.\d s$", capsys.readouterr().out, re.MULTILINE)
