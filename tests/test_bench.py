@@ -157,7 +157,7 @@ def test_published_counts():
 
 def test_rows_cover_what_is_asked_for():
     names = [row.name for row in all_rows()]
-    assert len(set(names)) == len(names) and names[:7] == [row.name for row in bar_rows()]
+    assert len(set(names)) == len(names) and names[:9] == [row.name for row in bar_rows()]
     assert {f"{what}-{form}-12x12-1024" for what in ("forward", "both") for form in FORMS} <= set(names)
     for size, width in ((16, 1024), (48, 256), (64, 256), (128, 1024)):
         for what in ("forward", "both"):
@@ -173,21 +173,23 @@ def test_rows_cover_what_is_asked_for():
 
 
 def result(name, literal_s=None, engine_s=1.0, memory=None):
-    return {"name": name, "seconds": {"literal": [literal_s] if literal_s else [], "engine": [engine_s]}, "memory": memory or {}}
+    return {"name": name, "seconds": {"literal": [literal_s] if literal_s else [], "engine": [engine_s]}, "memory": memory or {}, "floor": 0.5}
 
 
 def test_bars_say_whether_and_how_far():
-    assert all(bar["met"] is None for bar in check_bars([])) and len(check_bars([])) == 9 and len(check_bars([], "cuda")) == 1
+    assert all(bar["met"] is None for bar in check_bars([])) and len(check_bars([])) == 12 and len(check_bars([], "cuda")) == 1
     held = {"literal": {"above": 900, "all": 1}, "engine": {"above": 100, "all": 1}}
-    results = [result("forward-full-3-16x16-1024", 4.0), result("both-full-3-16x16-1024", 4.0),
-               result("both-full-3-48x48-256", 9.0, memory=held),
+    results = [result("forward-full-3-16x16-1024", 4.0), result("forward-text-3-32x32-64", 4.0), result("both-full-3-16x16-1024", 5.2),
+               result("both-full-3-48x48-256", 11.0, memory=held),
                result("step-full-3-128x128-1024", memory={"engine": {"above": 1, "all": 5e9}})]
-    assert [(bar["met"], bar["measured"]) for bar in check_bars(results)][:6] == [
-        (True, "4.0 times"), (False, "4.0 times, 0.80 of what is asked"), (True, "9.0 times"), (None, ""),
+    assert [(bar["met"], bar["measured"]) for bar in check_bars(results)][:9] == [
+        (True, "4.0 times"), (False, "4.0 times, 0.80 of what is asked"), (False, "5.2 times, 0.80 of what is asked"), (True, "11.0 times"),
+        (None, ""), (True, "2.0"), (None, ""),
         (False, "9.0 times, 0.90 of what is asked"), (False, "5.00 GB, 1.25 times what is allowed")]
+    assert check_bars([result("both-full-3-48x48-256", engine_s=1.2)])[5]["met"] is False
     assert check_bars([result("step-full-3-128x128-1024", 11.0)], "cuda")[0]["met"]
     camp = [result("forward-camp-12x12-1024", 2.0), result("both-camp-12x12-1024", 2.4, memory=held)]
-    assert [(bar["bar"], bar["met"]) for bar in check_bars(camp)[6:]] == [
+    assert [(bar["bar"], bar["met"]) for bar in check_bars(camp)[9:]] == [
         ("CAMP, forward", True), ("CAMP, forward and backward", False), ("CAMP, peak memory above the base", True)]
     assert ratio(result("x", 3.0, 2.0)) == 1.5 and ratio(result("x")) is None and ratio(result("x"), "memory") is None
 

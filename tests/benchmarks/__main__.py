@@ -30,7 +30,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python tests/benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/bench"),
                         help="folder for benchmarks.json, benchmarks.csv, table.md and benchmark.png")
-    parser.add_argument("--quick", action="store_true", help="only the rows that have a bar, about two minutes")
+    parser.add_argument("--quick", action="store_true", help="only the rows that have a bar, about eight minutes")
     parser.add_argument("--rows", action="append", default=[],
                         help="only rows of this name; * stands for anything; can be given several times")
     parser.add_argument("--minutes", type=float, default=12,

@@ -95,6 +95,7 @@ def bar_rows() -> list[Row]:
     "The rows that have a bar."
     return [Row("forward", 16, 16, 1024, seconds=12), Row("both", 16, 16, 1024, memory=True, seconds=25),
             Row("both", 48, 48, 256, memory=True, seconds=25), Row("both", 16, 16, 1024, 1, seconds=12),
+            Row("forward", 32, 32, 64, direction="text"), Row("both", 128, 128, 64, seconds=25),
             Row("step", 128, 128, 1024, memory=True, seconds=30), *camp_rows("camp")]
 
 
