@@ -23,7 +23,7 @@ from ..memory import MLP, Add, Att, Distill, Gate
 from ..similarity import inverse_lengths, wide
 
 # %% auto #0
-__all__ = ['HALVES', 'products', 'mix', 'halves', 'Halves', 'next_query', 'gram', 'context_cosines', 'Recurrence',
+__all__ = ['HALVES', 'products', 'mix', 'halves', 'Halves', 'messages_of', 'next_query', 'gram', 'context_cosines', 'Recurrence',
            'recurrent_scores', 'both_directions', 'Recurrences', 'scan_plan', 'imram_plan']
 
 # %% ../../nbs/fast/engine.ipynb #7ceddabd
@@ -74,20 +74,24 @@ def _distilled(x: Tensor, o: Tensor, g: Tensor) -> Tensor:
 # %% ../../nbs/fast/engine.ipynb #acf8ca61
 @dataclass(frozen=True)
 class Halves:
-    "A memory unit f(x, c) taken apart: f.weights times the query, plus parts of the context, joined."
-    weights: Callable[[Any], list[Tensor]]         # unit to the matrices (p, d) for the query's half of the first parts
-    parts: Callable[[Any, Tensor], list[Tensor]]   # unit and responses (..., d) to the parts (..., p) that are mixed
-    join: Callable[..., Tensor]                    # queries (..., d) and parts (..., p) to the next queries (..., d)
+    "A memory unit f(x, c) taken apart: its layers' halves times query and context, joined."
+    layers: Callable[[Any], list[nn.Linear]]       # unit to its layers of [x, c], from 2d features
+    others: Callable[[Any, Tensor], list[Tensor]]  # unit and responses (..., d) to what else is mixed, (..., d)
+    join: Callable[..., Tensor]                    # queries (..., d) and mixed parts (..., p) to the next queries (..., d)
 
-_gate = Halves(lambda f: [halves(f.gate)[0]], lambda f, c: [linear(c, halves(f.gate)[1], f.gate.bias), c], lambda x, g, c: _blend(c, x, g))
+_gate = Halves(lambda f: [f.gate], lambda f, c: [c], lambda x, g, c: _blend(c, x, g))
 
 HALVES: dict[type, Halves] = {  # by the exact class: a subclass may do something else
-    Distill: Halves(lambda f: [halves(f.linear)[0], halves(f.gate)[0]],
-                    lambda f, c: [linear(c, halves(layer)[1], layer.bias) for layer in (f.linear, f.gate)], _distilled),
+    Distill: Halves(lambda f: [f.linear, f.gate], lambda f, c: [], _distilled),
     Gate: _gate, Att: _gate,
     Add: Halves(lambda f: [], lambda f, c: [c], lambda x, c: x + c),
     MLP: Halves(lambda f: [], lambda f, c: [f.linear(c)], lambda x, c: x + c.tanh()),
 }
+
+def messages_of(memory: nn.Module, y: Tensor, contexts: Sequence[Tensor]) -> list[Tensor]: # (..., p) each, of responses (..., d)
+    "What a memory of a class in HALVES mixes of each response fragment: W_c y for each of its layers, and what else it needs."
+    own = HALVES[type(memory)]
+    return [*(linear(y, w, layer.bias) for w, layer in zip(contexts, own.layers(memory))), *own.others(memory, y)]
 
 # %% ../../nbs/fast/engine.ipynb #e40e81f2
 def next_query(
@@ -100,7 +104,8 @@ def next_query(
 ) -> Tensor:                 # (R, Q, q, d)
     "The next queries (IMRAM Eq. 6): W [x, c] = W_x x + W_c c, and W_c c is the weighted sum of the messages W_c y."
     parts = [mix(weights, message, space) for message, space in zip_longest(messages, spaces)]
-    for n, w in enumerate(HALVES[type(memory)].weights(memory)):
+    for n, layer in enumerate(HALVES[type(memory)].layers(memory)):
+        w = halves(layer)[0]
         if torch.is_grad_enabled(): parts[n] = parts[n] + (shares[n] if shares else linear(x, w))
         elif shares: parts[n].add_(shares[n])
         else: parts[n].flatten(0, 2).addmm_(x.flatten(0, 2).to(parts[n].dtype), w.to(parts[n].dtype).t())
@@ -135,6 +140,7 @@ def _sharpened(z: Tensor, scale: float, variant: str) -> Tensor:
     if torch.is_grad_enabled() or variant != "paper": return _times(clip(z, -1, variant), scale)
     return z.relu_().mul_(inverse_lengths(z)[..., None] * scale)
 
+# %% ../../nbs/fast/engine.ipynb #c3abe0cd
 @dataclass(frozen=True)
 class Recurrence:
     "One direction's K steps of attention and memory (IMRAM Eq. 3-12; SCAN for K = 1)."
@@ -145,15 +151,24 @@ class Recurrence:
     memory: Any = None               # of a class in HALVES; not needed for one step
     rescale: Callable | None = None  # what is done to a query after a memory update
 
-    def as_query(self, x: Tensor) -> Side:
-        "What queries (B, k, d) need only once: their lengths, and their half of the first memory update."
-        weights = HALVES[type(self.memory)].weights(self.memory) if self.steps > 1 else []
-        return {"inverse": inverse_lengths(x), **{f"share{n}": linear(x, w) for n, w in enumerate(weights)}}
+    def cut(self) -> list[tuple[Tensor, Tensor]]:
+        "W_x and W_c of each layer of the memory."
+        return [halves(layer) for layer in HALVES[type(self.memory)].layers(self.memory)] if self.steps > 1 else []
 
-    def as_response(self, y: Tensor) -> Side:
+    def as_query(self, x: Tensor, cut: Sequence[tuple[Tensor, Tensor]]) -> Side:
+        "What queries (B, k, d) need only once: their lengths, and their half of the first memory update."
+        return {"inverse": inverse_lengths(x), **{f"share{n}": linear(x, w) for n, (w, _) in enumerate(cut)}}
+
+    def as_response(self, y: Tensor, cut: Sequence[tuple[Tensor, Tensor]]) -> Side:
         "What responses (B, k, d) need only once: their Gram matrix, and what the memory makes of each fragment."
-        messages = HALVES[type(self.memory)].parts(self.memory, y) if self.steps > 1 else []
+        messages = messages_of(self.memory, y, [w for _, w in cut]) if self.steps > 1 else []
         return {"gram": gram(y), **{f"message{n}": message for n, message in enumerate(messages)}}
+
+    def prepare(self, query: Side, response: Side) -> None:
+        "Add to both what they need only once. W is cut once for both: a backward pass glues each cut together again."
+        cut = self.cut()
+        query.update(self.as_query(query["values"], cut))
+        response.update(self.as_response(response["values"], cut))
 
     def weigh(self, z: Tensor, response_mask: Tensor | None = None) -> Tensor:
         "Attention weights (R, r, Q, q) of similarities (R, r, Q, q), zero for padded queries (Eq. 4-5)."
@@ -212,7 +227,7 @@ def _step_spaces(images: Side, captions: Side, room: int) -> tuple[list[Tensor],
 # %% ../../nbs/fast/engine.ipynb #e3b6ddd1
 def _prepared_floats(asks: Recurrence | None, answers: Recurrence | None, k: int, d: int) -> int:
     "Numbers for one fragment: prepared, and again in the sorted copy, which has the fragment too."
-    shares = sum(map(len, HALVES[type(asks.memory)].weights(asks.memory))) if asks and asks.steps > 1 else 0
+    shares = sum(len(w) for w, _ in asks.cut()) if asks else 0
     prepared = (1 + shares if asks else 0) + (k + (2 * d if answers.steps > 1 else 0) if answers else 0)
     return 2 * (prepared + 1) + d
 
@@ -241,10 +256,10 @@ class Recurrences:
 
     def prepare(self, images: Fragments, captions: Fragments) -> tuple[Side, Side]:
         "Everything that an image, or a caption, has for itself, whatever it is paired with."
-        def side(x, asks, answers):
-            own = {**(asks.as_query(x.values) if asks else {}), **(answers.as_response(x.values) if answers else {})}
-            return {"values": x.values, "mask": x.mask, **own}
-        return side(images, self.image, self.text), side(captions, self.text, self.image)
+        regions, words = ({"values": side.values, "mask": side.mask} for side in (images, captions))
+        if self.image: self.image.prepare(regions, words)
+        if self.text: self.text.prepare(words, regions)
+        return regions, words
 
     def all_pairs(self, images: Side, captions: Side, spaces: Any = None) -> Tensor:
         "Every image with every caption, (I, C)."
