@@ -64,14 +64,14 @@ class Report:
     def table(self, ends=None, width=22) -> str:
         "Text retrieval, image retrieval and R@sum, the recalls with their intervals (or other `ends`)."
         ends = (self.intervals or {}) if ends is None else ends
-        def cell(name):
+        def cell(name, ends=ends):
             return f"{getattr(self, name):.1f}" + (" [{:.1f}, {:.1f}]".format(*ends[name]) if ends else "")
         lines = [f"{'':16}{'R@1':>{width}}{'R@5':>{width}}{'R@10':>{width}}   median     mean"]
         for side in ("text", "image"):
             shown = "".join(f"{cell(f'{side}_r{k}'):>{width}}" for k in (1, 5, 10))
             median, mean = getattr(self, f"{side}_median"), getattr(self, f"{side}_mean")
             lines.append(f"{side + ' retrieval':16}{shown}{median:9.1f}{mean:9.1f}")
-        return "\n".join([*lines, f"R@sum {cell('rsum')}"])
+        return "\n".join([*lines, f"R@sum {cell('rsum', ends or self.intervals)}"])
 
 # %% ../nbs/03_recall.ipynb #6d4120f4
 def report_of(
