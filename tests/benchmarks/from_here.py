@@ -3,6 +3,7 @@
     python tests/benchmarks/from_here.py --data data/scenes --out runs/from-here --seeds 0,1,2 [ROW ...]
     python tests/benchmarks/from_here.py --out runs/from-here --seeds 0,1,2 --table docs/from_here.json
 
+Other data: --data f8k-2000 --recipe f8k-small --set embed_dim=64 --set lr=2e-3 (twins, which only the world knows, are left out of the table).
 Each run is kept as a folder with result.json; what is there is not trained again. Rows are those of `ROWS`.
 --table trains nothing, prints what there is as markdown, and writes the numbers into a file, which the chapter draws.
 """
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from cmr.attention import SCAN
+from cmr.cli.app import read_settings
 from cmr.encoders import Fragments
 from cmr.imram import IMRAM
 from cmr.matcher import register
@@ -23,7 +25,7 @@ from cmr.recall import compare
 from cmr.shelf.assignment import RegionMessages
 from cmr.similarity import l2_normalize
 from cmr.training.compare import Entry, train_entry
-from cmr.training.recipes import RECIPES, change, for_model
+from cmr.training.recipes import RECIPES, Recipe, change, for_model
 from cmr.training.reproduce import read_numbers
 
 
@@ -64,16 +66,16 @@ ROWS = {**MODELS, **{f"{name}+twins": (model, {**args, **TWINS}) for name, (mode
         "seeing-hard+twins+long": ("hardassignment", {**TWINS, **LONG}), "seeing-hard+twins+drop+long": ("hardassignment", {**TWINS, **DROP, **LONG})}
 
 
-def entry(row: str) -> Entry:
-    "A row of `ROWS` by the recipe `scenes`."
-    model, settings = ROWS[row]
-    return Entry(row, change(for_model(RECIPES["scenes"], model), settings))
+def entry(row: str, recipe: Recipe, settings: dict) -> Entry:
+    "A row of `ROWS` by a recipe."
+    model, own = ROWS[row]
+    return Entry(row, change(for_model(recipe, model), {**settings, **own}))
 
 
-def run(row: str, seed: int, data: Path, out: Path) -> None:
+def run(one: Entry, seed: int, data: Path, out: Path) -> None:
     "Train and evaluate, or find what was trained before."
-    folder = out / row / str(seed)
-    found = train_entry(entry(row), seed, data, folder, "test", progress=False)
+    row, folder = one.label, out / one.label / str(seed)
+    found = train_entry(one, seed, data, folder, "test", progress=False)
     print(f"{row} seed {seed}: R@sum {found['report']['rsum']:.1f}, {found['seconds_per_epoch']:.0f} s an epoch", flush=True)
 
 
@@ -97,7 +99,8 @@ def collect(out: Path, seeds: list[int]) -> dict[str, dict]:
     for row in ROWS:
         many = together(out, row, seeds)[0]
         if not many: continue
-        keys = {**{key: "report" for key in ("rsum", "text_r1", "image_r1")}, **{key: "world" for key in ("colour_twin", "relation_twin")}}
+        keys = {key: "report" for key in ("rsum", "text_r1", "image_r1")}
+        if many[0].get("world"): keys.update(colour_twin="world", relation_twin="world")
         rows[row] = {"seeds": [found["seed"] for found in many], "seconds_per_epoch": [round(found["seconds_per_epoch"], 1) for found in many],
                      **{key: [round(found[place][key], 2) for found in many] for key, place in keys.items()},
                      "minus_imram_full": versus(counts[row], counts["imram-full"]) if counts["imram-full"] else None}
@@ -117,11 +120,11 @@ def table(rows: dict[str, dict]) -> str:
     lines = ["| row | seeds | R@sum (lowest to highest) | minus Full-IMRAM, K = 3 | minus the same without + | R@1 text / image "
              "| twins: colours / relations | s an epoch |", "|---|---|---|---|---|---|---|---|"]
     def apart(ends): return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*ends) if ends else ""
-    def mean(values): return f"{np.mean(values):.1f}"
+    def mean(values): return f"{np.mean(values):.1f}" if values else ""
     for row, x in rows.items():
         lines.append(f"| {row} | {len(x['seeds'])} | {mean(x['rsum'])} ({min(x['rsum']):.1f} to {max(x['rsum']):.1f}) "
                      f"| {apart(x['minus_imram_full'])} | {apart(x.get('minus_plain'))} | {mean(x['text_r1'])} / {mean(x['image_r1'])} "
-                     f"| {mean(x['colour_twin'])} / {mean(x['relation_twin'])} | {np.mean(x['seconds_per_epoch']):.0f} |")
+                     f"| {mean(x.get('colour_twin'))} / {mean(x.get('relation_twin'))} | {np.mean(x['seconds_per_epoch']):.0f} |")
     return "\n".join(lines)
 
 
@@ -132,14 +135,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/scenes"))
     parser.add_argument("--out", type=Path, default=Path("runs/from-here"))
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--recipe", default="scenes", choices=RECIPES)
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE")
     parser.add_argument("--table", type=Path, help="train nothing, print what there is, and write the numbers here")
     args = parser.parse_args()
     if unknown := set(args.rows) - set(ROWS): parser.error(f"no row {', '.join(unknown)}: there are {', '.join(ROWS)}")
     seeds = [int(seed) for seed in args.seeds.split(",")]
     torch.set_num_threads(1)
     if not args.table:
+        entries = [entry(row, RECIPES[args.recipe], read_settings(args.set)) for row in args.rows or ROWS]
         for seed in seeds:
-            for row in args.rows or ROWS: run(row, seed, args.data, args.out)
+            for one in entries: run(one, seed, args.data, args.out)
     found = collect(args.out, seeds)
     if args.table: args.table.write_text(json.dumps(found, indent=1) + "\n")
     print(table(found["rows"]))
