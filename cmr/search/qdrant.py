@@ -116,7 +116,7 @@ class Store(Protocol):
     def exists(self) -> bool: "Whether the collection is there."
     def create(self, columns: dict[str, Column], **settings) -> None: "An empty collection; settings: the engine's own."
     def send(self, rows: list[Row]) -> None: "Write rows, over those of the same number."
-    def get(self, numbers: list[int], wanted: Sequence[str] = ()) -> list[Row]: "The rows of these numbers that are there, with the columns wanted."
+    def get(self, numbers: list[int], wanted: Sequence[str] = ()) -> list[Row]: "Those of these rows that are there."
     def nearest(self, ask: Ask, wanted: Sequence[str] = (), first: Ask | None = None, exact: bool = False) -> list[Row]:
         "Rows best first; where `first` is given, of those that it finds."
     def count(self) -> int: "How many rows there are."
