@@ -218,6 +218,6 @@ def compare(
     samples, swapped = (resample(apart, draws, seed, how) for how in (times_taken, signs))
     p = (1 + np.sum(np.abs(swapped) >= np.abs(alone[2]) - 1e-7, axis=0)) / (1 + draws) # itself is one of them
     spread = samples.std(axis=0) * np.sqrt(a[..., 0].size)
-    d = np.divide(alone[2], spread, out=np.zeros(7), where=spread > 0)
+    d = np.divide(x := alone[2], spread, out=np.copysign(np.where(x, np.inf, 0), x), where=spread > 0)
     rows = zip(*alone, *np.percentile(samples, (2.5, 97.5), axis=0), p, d)
     return Comparison(zip(RECALLS, (Difference(*map(float, row)) for row in rows), strict=True))

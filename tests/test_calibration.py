@@ -232,6 +232,9 @@ def test_the_command_writes_file_and_figure(shipped, tmp_path):
                                       "--captions", "20", "--figure", str(tmp_path / "curve.svg")])
     assert judged.exit_code == 0, judged.output
     assert judged.output.count("AUROC 95%") == 2 and "of others that are true of none" in judged.output and (tmp_path / "curve.svg").is_file()
+    kept = (tmp_path / "model" / FILE).read_bytes()
+    odd = CliRunner().invoke(app, ["calibrate", str(tmp_path / "model"), "--data", str(tmp_path / "data"), "--figure", "f.xyz"])
+    assert odd.exit_code == 2 and "ends in .png" in odd.output and (tmp_path / "model" / FILE).read_bytes() == kept
     (tmp_path / "model" / FILE).unlink()
     refused = CliRunner().invoke(app, ["calibrate", str(tmp_path / "model"), "--data", str(tmp_path / "data"), "--judge", "sample"])
     assert refused.exit_code == 2 and "fit one first" in refused.output

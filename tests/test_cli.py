@@ -508,6 +508,45 @@ def test_few_captions_are_noticed_and_what_is_set_stays(world, tmp_path):
     assert "Few" not in call("train", "--resume", "--out", tmp_path / "b") and cmr.training.read_recipe(tmp_path / "b")[0] == recipe
 
 
+def test_what_a_file_sets_stays_and_a_written_recipe_trains_the_same_again(world, tmp_path):
+    (tmp_path / "mine.toml").write_text('recipe = "scenes"\nepochs = 2\nbatch_size = 16\nmin_count = 2\nembed_dim = 8\n')
+    few = ["train", "--data", world, "--device", "cpu"]
+    said = call(*few, "--config", tmp_path / "mine.toml", "--out", tmp_path / "a")
+    first = cmr.training.read_recipe(tmp_path / "a")[0]
+    assert (first.epochs, first.batch_size, first.min_count) == (2, 16, 2) and "epochs=" not in said
+    assert "Few" not in call(*few, "--config", tmp_path / "a/recipe.json", "--out", tmp_path / "b")
+    assert cmr.training.read_recipe(tmp_path / "b")[0] == first
+    (tmp_path / "bare.toml").write_text("embed_dim = 8\n")
+    assert 'recipe = "scenes"' in call(*few, "--config", tmp_path / "bare.toml", "--out", tmp_path / "c", code=2)
+
+
+def test_few_captions_are_noticed_in_comparisons_too(world, tmp_path):
+    said = call("compare", "vse", "scan", "--data", world, "--recipe", "f8k-small", "--epochs", 1, "--embed-dim", 8, "--device", "cpu", "--out", tmp_path / "c")
+    kept = {name: cmr.training.read_recipe(tmp_path / f"c/{name}-seed0")[0] for name in ("vse", "scan")}
+    assert all((one.batch_size, one.min_count, one.epochs, one.warmup_steps) == (8, 1, 1, 2) for one in kept.values())
+    assert said.count("Few captions (40)") == 1
+
+
+def test_comparisons_train_nothing_where_one_row_cannot_be(world, tmp_path):
+    said = call("compare", "scan", "--data", world, "--set", "direction=text,foo", "--epochs", 1, "--out", tmp_path / "c", code=2)
+    assert "direction='foo'" in said and not (tmp_path / "c").exists()
+
+
+def test_a_signal_in_the_midst_of_an_import_ends_at_once(tmp_path, monkeypatch):
+    from cmr.cli.app import Terminated, halt
+    monkeypatch.setattr(os, "_exit", lambda number: (_ for _ in ()).throw(SystemExit(number)))
+    (tmp_path / "half.py").write_text("import signal, sys\nfrom cmr.cli.app import halt\nhalt(signal.SIGINT, sys._getframe())\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SystemExit) as ended: __import__("half")
+    assert ended.value.code == 130
+    with pytest.raises(Terminated): halt(signal.SIGTERM, Bare)
+    with pytest.raises(KeyboardInterrupt): halt(signal.SIGINT, Bare)
+
+
+class Bare:  # a frame outside of any import
+    f_back, f_code = None, (lambda: None).__code__
+
+
 def test_many_captions_change_no_recipe():
     from cmr.training.recipes import FEW, RECIPES, for_few
     assert FEW <= 15_000 and all(for_few(recipe, FEW) is recipe for recipe in RECIPES.values())  # the built-in world has so many

@@ -42,7 +42,8 @@ def test_demo_writes_a_page_where_asked(tmp_path):
     assert "no picture here matches well" in said and "<svg" in (tmp_path / "star.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("words, message", [(["zebra"], "unknown words only"), ([""], "empty"), (["a star", "--out", "x.txt"], "ends in .png or .html")])
+@pytest.mark.parametrize("words, message", [(["zebra"], "unknown words only"), ([""], "empty"), (["a star", "--out", "x.txt"], "ends in .png or .html"),
+                                            (["a red star " * 20], "60 words: 40 at most")])
 def test_demo_says_in_a_line_what_cannot_be(words, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = call("demo", *words, code=2)

@@ -276,3 +276,10 @@ def test_qdrant_gives_the_same_answers(whole, world, tmp_path):
     there = Search(folder, world, "test", store=(str(tmp_path / "store"), "cmr"))
     try: assert [hit.name for hit in there(split.captions[1]).hits] == [hit.name for hit in plain(split.captions[1]).hits]
     finally: there.close()
+
+
+@pytest.mark.parametrize("odd, said", [(None, "sentences or pictures"), (3, "sentences or pictures"), (b"a dog", "sentences or pictures"),
+                                       (["a dog", None], "sentences or pictures"), ("none.png", "none.png")])
+def test_what_is_neither_a_sentence_nor_a_picture_is_not_encoded(odd, said):
+    model = cmr.load("data/sample/imram")[0]
+    with pytest.raises((ValueError, OSError), match=said): model.encode(odd)

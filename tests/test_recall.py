@@ -309,6 +309,13 @@ def test_effect_size_is_the_mean_by_the_standard_deviation():
     assert [x.d for x in compare(a, b, owners).values()] == pytest.approx(each.mean(0) / each.std(0), rel=0.04)  # 1 / sqrt(2 * 10,000) is 0.7%
 
 
+def test_a_difference_that_no_image_doubts_has_no_finite_effect_size():
+    all_right = np.eye(8)
+    found = compare(all_right, -all_right, np.arange(8))
+    assert found["text_r1"].difference == 100 and found["text_r1"].d == np.inf and compare(-all_right, all_right, np.arange(8))["rsum"].d == -np.inf
+    assert all(x.d == 0 for x in compare(all_right, all_right, np.arange(8)).values())
+
+
 def test_the_difference_of_a_model_and_itself():
     scores, owners = world(14, images=9)
     same = compare(scores, scores, owners, draws=200)

@@ -44,6 +44,13 @@ def test_a_stopped_run_is_heard_and_goes_on(world, tmp_path):
     assert first.heard[-1][0] == "end" and "max_steps" in first.heard[-1][1] and second.heard[0] == ("start", 5)
 
 
+def test_who_hears_of_nothing_is_refused(world, tmp_path):
+    class Typo:
+        def on_epohc(self, run, row): pass
+    with pytest.raises(ValueError, match="on_epoch"): train(RECIPE, world, tmp_path / "run", callbacks=[Typo()])
+    assert not (tmp_path / "run").exists()
+
+
 def test_trackers(world, tmp_path):
     with pytest.raises(ValueError, match="tensorboard"): check_trackers(["paper"])
     said = CliRunner().invoke(app, ["train", "--data", str(world), "--track", "paper", "--out", str(tmp_path / "run")])

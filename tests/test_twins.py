@@ -142,6 +142,8 @@ def test_mining_finds_pairs_and_a_training_takes_them(world, whole, tmp_path):
     pairs = np.array(json.loads((data / "train_twins.json").read_text())["together"])
     assert len(np.unique(pairs)) == pairs.size and pairs.max() < 20
     read_twins(data, open_split(data, "train"))
+    said = CliRunner().invoke(app, ["mine", str(whole[0]), "--data", str(data), "--doubt", "9", "--out", str(tmp_path / "mine.json")])
+    assert "train_twins.json" in said.output and "cmr train" not in said.output and (tmp_path / "mine.json").is_file()  # no training reads that one
     said = CliRunner().invoke(app, ["mine", str(whole[0]), "--data", str(tmp_path)])
     assert said.exit_code == 2 and "no split" in said.output
 

@@ -55,9 +55,11 @@ class Terminated(KeyboardInterrupt):
     number, status = signal.SIGTERM, 143
 
 
-def terminate(*_) -> None:
-    "Raise it."
-    raise Terminated("stopped by SIGTERM; what was finished is kept")
+def halt(number: int, frame) -> None:
+    "A signal's handler: raise Terminated or KeyboardInterrupt; in the midst of an import, half of which is worse than none, end at once."
+    while frame and "importlib" not in frame.f_code.co_filename: frame = frame.f_back
+    if frame: os._exit(128 + number)
+    raise Terminated("stopped by SIGTERM; what was finished is kept") if number == signal.SIGTERM else KeyboardInterrupt
 
 
 @contextmanager
@@ -65,8 +67,9 @@ def plain_errors() -> Iterator[None]:
     "A line instead of a traceback (CMR_DEBUG=1 shows both), and for a warning; exit status 2, 130 after Ctrl-C, 143 after SIGTERM."
     def note(message, *_, **__): typer.secho(f"Note: {printable(message)}", fg=typer.colors.YELLOW, err=True)
     warnings.showwarning = note
+    hears = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not so in a shell's background
     ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if ours: signal.signal(signal.SIGTERM, terminate)
+    before = {number: signal.signal(number, halt) for number in (signal.SIGTERM, signal.SIGINT)[:2 if hears else 1] if ours}
     try:
         yield
     except KeyboardInterrupt as stop:
@@ -82,7 +85,7 @@ def plain_errors() -> Iterator[None]:
         typer.secho(f"Error: {one_line(problem)}", fg=typer.colors.RED, err=True)
         raise typer.Exit(2) from None
     finally:
-        if ours: signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, handler in before.items(): signal.signal(number, handler)
 
 
 QUIET, EVERY = [False], 30.0  # is --quiet given; seconds between two lines of a bar that no terminal shows

@@ -127,6 +127,7 @@ def calibrate_command(
     from cmr.data import open_split
     from cmr.files import atomic_write
     from cmr.search.calibration import show_calibration
+    if figure and figure.suffix not in (".png", ".svg", ".pdf"): raise ValueError(f"--figure {figure}: give a name that ends in .png")
     trained, vocabulary, folder = load_model(model, device)
     data, _ = data_of(folder, data)
     where = open_split(data, judge or split)
@@ -134,5 +135,5 @@ def calibrate_command(
         fit_it(folder, trained, vocabulary, where, known_truth(data, split)[1], captions, seed)
     figure = figure or (None if judge else folder / "reliability.png")
     if figure:
-        with atomic_write(figure) as partial: show_calibration(points).savefig(partial, format=figure.suffix[1:] or "png", dpi=100)
+        with atomic_write(figure) as partial: show_calibration(points).savefig(partial, format=figure.suffix[1:], dpi=100)
         typer.echo(f"the reliability curve is in {figure}")

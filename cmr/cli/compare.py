@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +13,7 @@ import typer
 
 from cmr.cli.app import Device, Imports, PathOption, Seeds, Settings, app, read_seeds, read_settings
 from cmr.cli.data import pick_data
-from cmr.cli.train import pick_recipe, with_options
+from cmr.cli.train import pick_recipe, suited, with_options
 
 Data = Annotated[Path | None, PathOption(help="Data folder with train, dev and test. Default: data/scenes.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the training captions, the same for all. Default: the recipe's.")]
@@ -21,11 +23,14 @@ Out = Annotated[Path, PathOption(help="Folder for the runs and the table.")]
 Split = Annotated[str, typer.Option(help="The split that is reported.")]
 
 
-def run_table(entries: list, data: Path, out: Path, seeds: str, split: str, device: str | None) -> None:
-    "Train everything and print the table."
+def run_table(rows: Callable, settings: dict, data: Path, out: Path, seeds: str, split: str, device: str | None, recipe: str | None,
+              epochs: int | None) -> None:
+    "Train everything, each value of a setting by itself, and print the table."
     from cmr.training import compare, make_accelerator
     from cmr.training.loop import Stopped
-    numbers = read_seeds(seeds)
+    numbers, entries = read_seeds(seeds), compare.sweep(rows, settings)
+    fitting = suited([entry.recipe for entry in entries], data, recipe, {"epochs": epochs, **settings})
+    entries = [replace(entry, recipe=one) for entry, one in zip(entries, fitting)]
     try: results = compare.compare(entries, data, out, numbers, split, device=make_accelerator(device).device.type)
     except Stopped as stop: raise Stopped(f"{stop}: {shlex.join(['cmr', *sys.argv[1:]])}", stop.number) from stop
     typer.echo(f"{compare.conditions(results)}\n\n{compare.table(results)}\n{compare.against_best(results)}\n"
@@ -62,8 +67,8 @@ def compare_command(
     from cmr.training import compare
     data = pick_data(data)
     base = with_options(pick_recipe(recipe, data, device), {"epochs": epochs}, {"embed_dim": embed_dim})
-    rows = compare.sweep(lambda chosen: compare.models(models or [], base, chosen), read_settings(settings))
-    run_table(rows, data, out, seeds, split, device)
+    run_table(lambda chosen: compare.models(models or [], base, chosen), read_settings(settings), data,
+              out, seeds, split, device, recipe, epochs)
 
 
 @app.command("ablate")
@@ -99,5 +104,5 @@ def ablate_command(
     if model.lower() != "camp": raise ValueError(f"no ablations of {model!r}: there are some of camp")
     data = pick_data(data)
     base = with_options(for_model(pick_recipe(recipe, data, device, "camp"), "camp"), {"epochs": epochs}, {"embed_dim": embed_dim})
-    entries = compare.sweep(lambda chosen: compare.ablations(rows or [], base, chosen), read_settings(settings))
-    run_table(entries, data, out, seeds, split, device)
+    run_table(lambda chosen: compare.ablations(rows or [], base, chosen), read_settings(settings), data,
+              out, seeds, split, device, recipe, epochs)

@@ -37,7 +37,8 @@ def mine_command(
     trained, vocabulary, folder = load_model(model, device)
     data, _ = data_of(folder, data, split)
     where = open_split(data, split)
-    found, out = mine_twins(trained, where, vocabulary, doubt), out or data / f"{split}_twins.json"
+    found, usual = mine_twins(trained, where, vocabulary, doubt), data / f"{split}_twins.json"
+    out = out or usual
     write_twins(found, out)
     typer.echo(f"wrote {out}: {len(found.together):,} pairs of {where.n_images:,} images. "
-               f"Next: cmr train --data {data} --set twins=true")
+               + (f"Next: cmr train --data {data} --set twins=true" if out == usual else f"A training with twins=true reads {usual}"))

@@ -29,17 +29,20 @@ def fitting(data: Path, device: str | None) -> str:
     return next((name for name, images in (("imram-coco", 100_000), ("imram-f30k", 20_000)) if split.n_images >= images), "imram-f8k")
 
 
+FILES = (".json", ".toml")  # what a recipe's file ends in
+
+
 def pick_recipe(name: str | None, data: Path, device: str | None, model: str | None = None) -> Recipe:
     "The recipe of that name or file, else the one that fits data, machine and model. ValueError lists them."
     from cmr.training import RECIPES
-    if name and name.endswith((".json", ".toml")):
+    if name and name.endswith(FILES):
         from cmr.training.recipes import read_config
         return read_config(name)
     if name is None:
         name = fitting(data, device)
         own = f"{str(model).lower()}-{name}", name.replace("imram", str(model).lower())
         name = next((other for other in own if other in RECIPES), name)
-    if name not in RECIPES: raise ValueError(f"no recipe {name!r}: choose one of {', '.join(RECIPES)}")
+    if name not in RECIPES: raise ValueError(f"no recipe {name!r}: choose one of {', '.join(RECIPES)}, or a .json or .toml file")
     return RECIPES[name]
 
 
@@ -70,16 +73,15 @@ def adjust(
     return change(with_options(for_model(recipe, model) if model else recipe, settings, args), more)
 
 
-def suited(recipe: Recipe, data: Path, settings: tuple) -> Recipe:  # settings: as the last three arguments of `adjust`
-    "A recipe that fits few captions, said in a line; what was set by hand stays."
+def suited(recipes: list[Recipe], data: Path, name: str | None, settings: Mapping[str, Any]) -> list[Recipe]:
+    "Recipes that fit few captions, said in a line; what was set by hand (not None), or in the file that `name` is, stays."
     from cmr.data import open_split
-    from cmr.training.recipes import for_few
-    fields, _, more = settings
-    captions = len(open_split(data, "train"))
-    found = for_few(recipe, captions, {*more, *(key for key, value in fields.items() if value is not None)})
-    changed = {key: getattr(found, key) for key in ("min_count", "batch_size", "epochs", "decay_every", "warmup_steps")
-               if getattr(found, key) != getattr(recipe, key)}
-    if changed: say(f"Few captions ({captions:,}): {', '.join(f'{key}={value}' for key, value in changed.items())}; --set changes any")
+    from cmr.training.recipes import config_content, for_few
+    captions, named = len(open_split(data, "train")), config_content(name) if name and name.endswith(FILES) else {}
+    found = [for_few(recipe, captions, {*named, *(key for key, value in settings.items() if value is not None)}) for recipe in recipes]
+    changed = [", ".join(f"{key}={getattr(new, key)}" for key in ("min_count", "batch_size", "epochs", "decay_every", "warmup_steps")
+                         if getattr(new, key) != getattr(old, key)) for old, new in zip(recipes, found)]
+    for line in filter(None, dict.fromkeys(changed)): say(f"Few captions ({captions:,}): {line}; --set changes any")
     return found
 
 
@@ -96,7 +98,8 @@ def show_summary(result: dict, imports: list[str] | None) -> None:
     if result["best"]:
         typer.echo(f"best: epoch {result['best_epoch']}, dev R@sum {result['best']['rsum']:.1f}; "
                    f"the curves are in {result['out']}/curves.png")
-    typer.echo("Next: " + shlex.join(["cmr", "evaluate", result["out"], *(word for name in imports or [] for word in ("--import", name))]))
+    out = "./" * result["out"].startswith("-") + result["out"]
+    typer.echo("Next: " + shlex.join(["cmr", "evaluate", out, *(word for name in imports or [] for word in ("--import", name))]))
 
 
 def recipe_of_run(out: Path, data: Path | None) -> tuple[Recipe, Path | None]:  # and the data folder, where it is noted
@@ -134,7 +137,7 @@ def start(
         raise ValueError("several processes: say with --data which data folder they share (`cmr data scenes` makes one)")
     data = pick_data(data)
     final = adjust(pick_recipe(recipe, data, device, model) if recipe or base is None else base, model, *settings)
-    if recipe or base is None: final = suited(final, data, settings)
+    if recipe or base is None: [final] = suited([final], data, recipe, {**settings[0], **settings[2]})
     out = out or Path("runs") / f"{final.name}-{final.matcher}"
     shared = f" with {world_size} processes" * (world_size > 1)
     say(f"Training {final.matcher} on {data} by the recipe {final.name}{shared}; the run goes to {out}")

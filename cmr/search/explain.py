@@ -409,9 +409,11 @@ def encode(
     "What a model makes of words or pictures, `Matcher.encode`. ValueError for a mixed list, and as `ask`, `extractor_of`, `read_picture`."
     many = list(what) if isinstance(what, (list, tuple)) else [what]
     shown = [not isinstance(one, str) or Path(one).suffix.lower() in ENDINGS for one in many]
-    if not many or len(set(shown)) > 1: raise ValueError("give sentences or pictures, one at least, and not both in one list")
+    if not many or len(set(shown)) > 1 or not all(isinstance(one, (str, Path, Image.Image)) for one in many):
+        raise ValueError("give sentences or pictures (a file's Path, or a PIL image), one at least, and not both in one list")
     if shown[0]:
-        features, _ = extractor_of(model)([one if isinstance(one, Image.Image) else read_picture(Path(one)) for one in many])
+        pictures = [one if isinstance(one, Image.Image) else read_picture(Path(one)) for one in many]
+        features, _ = extractor_of(model)(pictures)
         with evaluating(model): return model.encode_images(features.to(model.device)).to("cpu")
     if model.vocabulary is None: raise ValueError("this model has no vocabulary: take it from cmr.load, or set model.vocabulary")
     return Fragments.cat([ask(model, model.vocabulary, sentence) for sentence in many])

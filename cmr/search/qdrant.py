@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import singledispatch
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,11 +36,11 @@ from .gallery import (OTHER, best, caption_blocks, check_search, data_digest, fi
 from ..shelf.baselines import DVSA
 
 # %% auto #0
-__all__ = ['MOST_PLACES', 'MOST_SENT', 'max_sim', 'vse_max_sim', 'dvsa_max_sim', 'Column', 'Row', 'Ask', 'came_back', 'imported',
-           'answering', 'Store', 'client_columns', 'ClientStore', 'edge_columns', 'new_shard', 'EdgeStore', 'store_at',
-           'Stored', 'stored', 'as_rows', 'placed', 'from_rows', 'maps_digest', 'describe_gallery', 'write_maps',
-           'read_maps', 'prepare', 'send_missing', 'fill_qdrant', 'check_collection', 'known', 'score_rows',
-           'QdrantGallery', 'whole_answer', 'by_engine', 'by_model', 'open_qdrant']
+__all__ = ['Store', 'MOST_PLACES', 'MOST_SENT', 'max_sim', 'vse_max_sim', 'dvsa_max_sim', 'Column', 'Row', 'Ask', 'came_back',
+           'imported', 'answering', 'client_columns', 'ClientStore', 'edge_columns', 'new_shard', 'EdgeStore',
+           'store_at', 'Stored', 'stored', 'as_rows', 'placed', 'from_rows', 'maps_digest', 'describe_gallery',
+           'write_maps', 'read_maps', 'prepare', 'send_missing', 'fill_qdrant', 'check_collection', 'known',
+           'score_rows', 'QdrantGallery', 'whole_answer', 'by_engine', 'by_model', 'open_qdrant']
 
 # %% ../../nbs/search/qdrant.ipynb #q0000010
 @singledispatch
@@ -108,23 +108,6 @@ def answering(where: str) -> Iterator[None]:  # the place, for the message
         busy = ": another program, or a gallery that was not closed, has it open" if "WouldBlock" in said else ""
         raise ValueError(f"{where}: refused by Qdrant ({said}){busy}") from problem
 
-# %% ../../nbs/search/qdrant.ipynb #q0000131
-class Store(Protocol):
-    "What a gallery needs from the place where its rows are kept. Raises as `answering`."
-    where: str  # for messages
-
-    def exists(self) -> bool: "Whether the collection is there."
-    def create(self, columns: dict[str, Column], **settings) -> None: "An empty collection; settings: the engine's own."
-    def send(self, rows: list[Row]) -> None: "Write rows, over those of the same number."
-    def get(self, numbers: list[int], wanted: Sequence[str] = ()) -> list[Row]: "Those of these rows that are there."
-    def nearest(self, ask: Ask, wanted: Sequence[str] = (), first: Ask | None = None, exact: bool = False) -> list[Row]:
-        "Rows best first; where `first` is given, of those that it finds."
-    def count(self) -> int: "How many rows there are."
-    def other(self, stamp: str) -> Row | None: "A row that another model wrote, if there is one."
-    def finish(self) -> None: "After the last row: build the index, and write everything."
-    def drop(self) -> None: "Delete the collection."
-    def close(self) -> None: "Give the place free."
-
 # %% ../../nbs/search/qdrant.ipynb #q0000017
 def client_columns(m, columns: dict[str, Column]) -> dict:
     "Columns in the words of qdrant-client's models."
@@ -134,7 +117,7 @@ def client_columns(m, columns: dict[str, Column]) -> dict:
             for name, c in columns.items()}
 
 # %% ../../nbs/search/qdrant.ipynb #q0000104
-class ClientStore(Store):
+class ClientStore:
     "A collection behind qdrant-client: on a server, on a cluster, or in the client's local mode. Raises as `answering`."
     def __init__(self, client, collection: str, place: str = "a client", own: bool = False):
         self.client, self.name, self.own, self.where = client, collection, own, f"collection {collection} of {place}"
@@ -163,7 +146,7 @@ class ClientStore(Store):
         m = self.models
         others = m.Filter(must_not=[m.FieldCondition(key="stamp", match=m.MatchValue(value=stamp))])
         with answering(self.where): return next(iter(came_back(self.client.scroll(self.name, others, 1)[0])), None)
-    def finish(self) -> None: "Nothing: a server builds its index by itself."
+    def finish(self) -> None: "A server builds its index by itself."
     def drop(self) -> None: self.client.delete_collection(self.name)
     def close(self) -> None:
         if self.own: self.client.close()
@@ -186,14 +169,13 @@ def new_shard(e, folder: Path, columns: dict[str, Column], settings: dict) -> No
         os.replace(beside / "shard", folder)
 
 # %% ../../nbs/search/qdrant.ipynb #q0000130
-class EdgeStore(Store):
+class EdgeStore:
     "A shard of the embedded engine (qdrant-edge-py) in a folder, open in one process at a time. Raises as `answering`."
     def __init__(self, folder: str | Path):
         self.folder, self.edge, self.opened = Path(folder), imported("qdrant_edge"), None
         self.where = f"collection {printable(folder)}"
     @property
     def shard(self):
-        "The open shard; opened when it is first needed."
         self.opened = self.opened or self.edge.EdgeShard.load(str(self.folder))
         return self.opened
     def exists(self) -> bool: return self.folder.is_dir() and any(self.folder.iterdir())
@@ -224,6 +206,8 @@ class EdgeStore(Store):
         if self.opened is not None: self.opened = self.opened.close()
 
 # %% ../../nbs/search/qdrant.ipynb #q0000020
+Store = ClientStore | EdgeStore  # what a gallery needs from the place where it is kept
+
 def store_at(
     where,            # a client; the URL of a server or cluster; or a folder for the embedded engine
     collection: str,  # its name there

@@ -21,6 +21,7 @@ import numpy as np
 import psutil
 import torch
 from pydantic import Field, field_validator
+from tqdm.auto import tqdm
 
 from ..camp import ABLATIONS, ablation
 from ..data import open_split
@@ -31,7 +32,7 @@ from ..saving import load, model_class
 from .checkpoints import Count, Number, hold
 from .distributed import choose_precision
 from .loop import MEASURES, Stopped, evaluate, train, write_metrics
-from .recipes import LARGEST, Recipe, change, for_model, recipe_from, resolve, small_model, unknown_settings
+from .recipes import LARGEST, Recipe, change, check_parts, for_model, recipe_from, resolve, small_model, unknown_settings
 from ..world.scenes import WorldReport, load_entries, world_report
 
 # %% auto #0
@@ -353,7 +354,7 @@ def in_turn(
     if len(set(labels)) < len(labels) or len(set(seeds)) < len(seeds):
         raise ValueError(f"a row or a seed stands twice: rows {', '.join(labels)}, seeds {', '.join(map(str, seeds))}")
     def one(n: int, seed: int, entry: Entry) -> dict:
-        if progress: print(f"{n} of {many}: {entry.label}, seed {seed}  [{datetime.datetime.now():%H:%M}]")
+        if progress: tqdm.write(f"{n} of {many}: {entry.label}, seed {seed}  [{datetime.datetime.now():%H:%M}]")
         try: return act(entry, seed)
         except KeyboardInterrupt as stop:
             said = f"stopped in {entry.label}, seed {seed} ({n} of {many}), all saved; go on with the same command"
@@ -371,7 +372,8 @@ def compare(
 ) -> list[dict]:                  # a result for each row and seed
     "Train all rows with all seeds, writing the table after each; the same call goes on after a stop. ValueError where a row stands twice."
     data, out, results = Path(data), Path(out), []
-    open_split(data, split)                                                                              # what is missing is said now
+    for entry in entries: check_parts(entry.recipe)                                                      # what can't be is said now
+    open_split(data, split)
     def act(entry: Entry, seed: int) -> dict: return train_entry(entry, seed, data, out / f"{entry.label}-seed{seed}", split, **how)
     turns = in_turn(entries, seeds, act, how.get("progress", True))
     with hold(out):

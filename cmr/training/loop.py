@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import singledispatch
+from functools import partial, singledispatch
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 # %% auto #0
-__all__ = ['STOPS', 'MEASURES', 'COLUMNS', 'evaluate', 'chance', 'chance_spread', 'observe', 'mean_camp_gates', 'hit_rate',
-           'interaction_share', 'observe_some', 'batch_scores', 'batch_loss', 'train_step', 'Stopped', 'Interrupt',
-           'agreed_batches', 'groups', 'tell', 'look_on_dev', 'train_epoch', 'stands_still', 'say_epoch', 'end_epoch',
-           'bring_level', 'finished', 'whole_run', 'say_first', 'Board', 'run_epochs', 'observed_in', 'write_metrics',
-           'draw_loss', 'draw_recall', 'curves', 'summary', 'train_stage', 'stages_of', 'check_stages', 'train']
+__all__ = ['STOPS', 'MEASURES', 'COLUMNS', 'HOOKS', 'evaluate', 'chance', 'chance_spread', 'observe', 'mean_camp_gates',
+           'hit_rate', 'interaction_share', 'observe_some', 'batch_scores', 'batch_loss', 'train_step', 'Stopped',
+           'Interrupt', 'agreed_batches', 'groups', 'tell', 'look_on_dev', 'train_epoch', 'stands_still', 'say_epoch',
+           'end_epoch', 'bring_level', 'finished', 'whole_run', 'say_first', 'Board', 'run_epochs', 'observed_in',
+           'write_metrics', 'draw_loss', 'draw_recall', 'curves', 'summary', 'train_stage', 'stages_of', 'check_stages',
+           'train']
 
 # %% ../../nbs/training/loop.ipynb #6c554d16
 from ..camp import CAMP, mean_gates
@@ -395,7 +396,7 @@ class Board:
     def __init__(self, folder: Path, step: int):
         from torch.utils.tensorboard import SummaryWriter
         self.folder, self.writer = folder, None
-        with self.careful(): self.writer = SummaryWriter(folder, purge_step=step + 1)
+        with self.careful(): self.writer = SummaryWriter(folder, purge_step=step + 1, flush_secs=2)
 
     def add_scalar(self, key: str, value: float, step: int) -> None:
         "Note a number."
@@ -552,6 +553,8 @@ def train_stage(
     return summary(run, stopped)
 
 # %% ../../nbs/training/loop.ipynb #799b50d1
+HOOKS = ("on_start", "on_step", "on_epoch", "on_end") # what a callback may have
+
 def stages_of(recipe: Recipe, out: Path) -> list[tuple[Recipe, Path]]: # the first one first
     "A recipe and what it comes after, each with its folder."
     return [*(stages_of(recipe.after, out / "before") if recipe.after else []), (recipe, out)]
@@ -579,6 +582,8 @@ def train(
     "Train a recipe's model and keep the best epoch by R@sum on dev; raises as its parts do, before anything is lost."
     out, result = Path(out_folder), {}
     stages = stages_of(recipe, out)
+    for one in callbacks:
+        if not any(map(partial(hasattr, one), HOOKS)): raise ValueError(f"{one!r} hears of nothing: a callback has {', '.join(HOOKS)}")
     check_stages(stages, resume)
     where = make_accelerator(device, precision, recipe.accumulate).device
     with hold(out, where):

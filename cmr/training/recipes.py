@@ -31,7 +31,7 @@ __all__ = ['LARGEST', 'OPTIMISERS', 'SCHEDULES', 'MOST_STEPS', 'WIDEST', 'FULL',
            'check_arguments', 'build', 'loss_settings', 'loss_for', 'resolve', 'that_learns', 'base_first', 'in_stages',
            'in_one_stage', 'for_model', 'for_few', 'read_value', 'fitted', 'small_model', 'default_loss', 'owner_of',
            'unknown_settings', 'change', 'from_older', 'write_recipe', 'recipe_from', 'check_parts', 'read_recipe',
-           'read_config']
+           'config_content', 'read_config']
 
 # %% ../../nbs/training/recipes.ipynb #9f4a5824
 @dataclass(frozen=True)
@@ -417,6 +417,7 @@ NEEDED = ("name", "epochs", "patience", "save_every", "seed") # every version wr
 def recipe_from(
     content: dict,         # a recipe as json or a checkpoint has it
     source: str | Path,    # the file, for messages
+    instead: str = INSTEAD, # what to do about it
 ) -> Recipe:
     "A recipe that a file holds. ValueError naming the file and the setting that is missing, unknown, of another kind, or cannot be."
     try:
@@ -424,7 +425,7 @@ def recipe_from(
         if missing := [key for key in NEEDED if key not in content]: raise ValueError(f"{', '.join(missing)} is missing")
     except (TypeError, ValueError) as problem:
         said = str(problem).replace("Recipe.__init__() got an unexpected keyword argument", "no setting is called")
-        raise ValueError(f"{source} is no recipe: {printable(said, 300)}; {INSTEAD}") from problem
+        raise ValueError(f"{source} is no recipe: {printable(said, 300)}; {instead}") from problem
     return found
 
 # %% ../../nbs/training/recipes.ipynb #d9d531db
@@ -450,19 +451,25 @@ def read_recipe(
     return recipe, Path(data)
 
 # %% ../../nbs/training/recipes.ipynb #86131de0
+def config_content(
+    path: str | Path,  # .json or .toml
+) -> dict[str, Any]:
+    "What a file of settings says. FileNotFoundError or ValueError names the file."
+    path = Path(path)
+    return (read_toml if path.suffix == ".toml" else read_json)(path, dict[str, Any], "a recipe", "see `cmr train --help`")
+
 def read_config(
     path: str | Path,  # .json or .toml
 ) -> Recipe:
     """A recipe from a file: what a run wrote as recipe.json; or some settings by name, the others as the recipe named by `recipe` has them.
 
     FileNotFoundError or ValueError names the file and the setting."""
-    path = Path(path)
-    content = (read_toml if path.suffix == ".toml" else read_json)(path, dict[str, Any], "a recipe", "see `cmr train --help`")
+    path, content = Path(path), config_content(path)
     content.pop("data", None)
     base = content.pop("recipe", None)
     try:
         usual = {"name": path.stem, **{key: getattr(Recipe("x"), key) for key in NEEDED[1:]}}
-        if base is None: recipe = recipe_from({**usual, **content}, path)
+        if base is None: recipe = recipe_from({**usual, **content}, path, 'a line recipe = "scenes", say, lets it set loss and model')
         elif base not in RECIPES: raise ValueError(f"no recipe {printable(base, 60)!r}: choose one of {', '.join(RECIPES)}")
         else:
             begun = for_model(RECIPES[base], content.pop("matcher", RECIPES[base].matcher))
