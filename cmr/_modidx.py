@@ -1389,6 +1389,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                              'cmr/training/recipes.py'),
                                       'cmr.training.recipes.check_values': ( 'training/recipes.html#check_values',
                                                                              'cmr/training/recipes.py'),
+                                      'cmr.training.recipes.config_content': ( 'training/recipes.html#config_content',
+                                                                               'cmr/training/recipes.py'),
                                       'cmr.training.recipes.default_loss': ( 'training/recipes.html#default_loss',
                                                                              'cmr/training/recipes.py'),
                                       'cmr.training.recipes.fitted': ('training/recipes.html#fitted', 'cmr/training/recipes.py'),
