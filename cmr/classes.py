@@ -28,9 +28,7 @@ class Portable(PyTorchModelHubMixin):
     def encode(self, what):
         "Fragments of a sentence, a picture or its file, or of several (`cmr.search.explain.encode`)."
         return importlib.import_module("cmr.search.explain").encode(self, what)
-    def generate_model_card(self, **how):
-        "The card that goes with a model to the hub (`cmr.saving.hub_card`)."
-        return importlib.import_module("cmr.saving").hub_card(self, **how)
+    def generate_model_card(self, **how): return importlib.import_module("cmr.saving").hub_card(self, **how)
     def _save_pretrained(self, folder): importlib.import_module("cmr.saving").write_model(self, folder)
 
 

@@ -209,14 +209,14 @@ def is_hub_name(where: str | Path) -> bool:
 
 
 def fetch(
-    where: str | Path, # a folder, or owner/name on the hub
+    where: str | Path, # a folder of a model or of a run, or owner/name on the hub
     **options,         # revision, cache_dir, token, force_download, local_files_only
 ) -> Path:             # a folder
     "The folder of a saved model: the one named, or what the hub has under that name. FileNotFoundError says where was looked."
     if unknown := sorted(set(options) - {*HUB_OPTIONS}):
         raise ValueError(f"a saved model is loaded as it is: no option {', '.join(unknown)}, only {', '.join(HUB_OPTIONS)} for the hub")
     path, shown = Path(where).expanduser(), printable(where, 300)
-    if path.is_dir(): return path
+    if path.is_dir(): return model_folder(path)
     if path.exists(): need_folder(path, "saved model", f"give its folder, which has {FILES[0]} and {FILES[1]}")
     if not is_hub_name(where):
         near = " or ".join(printable(folder) for folder in near_folders(path))
@@ -414,7 +414,7 @@ def from_mixin(
 
 
 def load(
-    where: str | Path, # a folder as `save` wrote it, or owner/name on the hub
+    where: str | Path, # as `fetch` takes it
     **options,         # as for `fetch`
 ) -> tuple[Matcher, Vocabulary]: # in evaluation mode, on the CPU
     "A model and its vocabulary. FileNotFoundError or ValueError says which file is missing, damaged or of another model."

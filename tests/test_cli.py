@@ -516,6 +516,9 @@ def test_what_a_file_sets_stays_and_a_written_recipe_trains_the_same_again(world
     assert (first.epochs, first.batch_size, first.min_count) == (2, 16, 2) and "epochs=" not in said
     assert "Few" not in call(*few, "--config", tmp_path / "a/recipe.json", "--out", tmp_path / "b")
     assert cmr.training.read_recipe(tmp_path / "b")[0] == first
+    (tmp_path / "other.toml").write_text('recipe = "scenes"\nmodel = "vse"\nembed_dim = 8\n')
+    call(*few, "--config", tmp_path / "other.toml", "--max-steps", 1, "--out", tmp_path / "d")
+    assert cmr.training.read_recipe(tmp_path / "d")[0].matcher == "vse"
     (tmp_path / "bare.toml").write_text("embed_dim = 8\n")
     assert 'recipe = "scenes"' in call(*few, "--config", tmp_path / "bare.toml", "--out", tmp_path / "c", code=2)
 

@@ -482,3 +482,21 @@ def test_lite2_gives_the_features_of_flickr8k(tmp_path, lite2):
     inside = np.abs(stored) < 127
     assert inside.mean() > .99 and (np.abs(found / scale - stored)[inside] < .6).all()   # half a step, and float16's rounding
     np.testing.assert_allclose(made.boxes[0], boxes, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F"])
+def test_an_open_picture_is_read_as_its_file(mode, tmp_path):
+    "Whatever its mode, and turned as its EXIF data asks."
+    path, tags = tmp_path / {"CMYK": "x.jpg", "F": "x.tif"}.get(mode, "x.png"), Image.Exif()
+    tags[0x112] = 6
+    Image.fromarray(np.arange(54, dtype=np.uint8).reshape(9, 6) * 4).convert(mode).save(path, exif=tags)
+    with Image.open(path) as opened:
+        found = read_picture(opened)
+        assert opened.mode == mode                                     # it stays as it was
+    assert found.mode == "RGB" and found.size == (9, 6) and np.array_equal(found, read_picture(path))
+
+
+def test_an_open_picture_that_is_cut_short_is_refused(tmp_path):
+    Image.effect_noise((64, 64), 50).save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:900])
+    with Image.open(tmp_path / "cut.jpg") as opened, pytest.raises(ValueError, match="cut.jpg cannot be read"): read_picture(opened)

@@ -69,3 +69,21 @@ def test_a_card_of_a_model_alone():
     text = str(hub_card(model))
     assert "**Region features** by `toy, 4 numbers`" in text
     assert "What it reaches" not in text and "How it was trained" not in text and "data that its author does not name" in text
+
+
+def test_without_a_run_or_a_network_it_says_so(run, tmp_path, monkeypatch):
+    from huggingface_hub import ModelCard
+    for folder in (tmp_path / "none", run / "best"):
+        found = said(folder, "--to", tmp_path / "card")
+        assert found.exit_code == 2 and f"no recipe.json in {folder}" in found.output.replace("\n", " ") and not (tmp_path / "card").exists()
+
+    class TransportError(Exception): pass  # as the client's is called that the hub's library is made with
+    def nobody(self, **_): raise TransportError("name not known")
+    monkeypatch.setattr(ModelCard, "validate", nobody)
+    found = said(run, "me/small", "--device", "cpu")
+    assert found.exit_code == 2 and "the hub gives no answer (name not known): nothing was sent" in found.output and "error of the package" not in found.output
+
+
+def test_a_run_is_loaded_by_its_folder(run):
+    assert all(map(torch.equal, cmr.load(run)[0].state_dict().values(), cmr.load(run / "best")[0].state_dict().values()))
+    assert isinstance(cmr.VSE.from_pretrained(run), cmr.VSE)

@@ -5,6 +5,7 @@ from typer.testing import CliRunner
 
 from cmr.cli import app
 from cmr.training import RECIPES, train
+from cmr.training.loop import HOOKS
 from cmr.training.recipes import change, for_model
 from cmr.training.track import Callback, Tracking, check_trackers
 from cmr.world.regions import make_scenes
@@ -45,6 +46,7 @@ def test_a_stopped_run_is_heard_and_goes_on(world, tmp_path):
 
 
 def test_who_hears_of_nothing_is_refused(world, tmp_path):
+    assert {name for name in vars(Callback) if name.startswith("on_")} == {*HOOKS}
     class Typo:
         def on_epohc(self, run, row): pass
     with pytest.raises(ValueError, match="on_epoch"): train(RECIPE, world, tmp_path / "run", callbacks=[Typo()])

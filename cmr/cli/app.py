@@ -67,9 +67,9 @@ def plain_errors() -> Iterator[None]:
     "A line instead of a traceback (CMR_DEBUG=1 shows both), and for a warning; exit status 2, 130 after Ctrl-C, 143 after SIGTERM."
     def note(message, *_, **__): typer.secho(f"Note: {printable(message)}", fg=typer.colors.YELLOW, err=True)
     warnings.showwarning = note
-    hears = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not so in a shell's background
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    before = {number: signal.signal(number, halt) for number in (signal.SIGTERM, signal.SIGINT)[:2 if hears else 1] if ours}
+    usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}  # others' stay
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, halt) for number, handler in usual.items() if main and signal.getsignal(number) is handler}
     try:
         yield
     except KeyboardInterrupt as stop:

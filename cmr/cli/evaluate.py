@@ -31,10 +31,9 @@ def load_model(
     device: str | None,
 ):               # the model on its device, its vocabulary, and where they were found
     "A trained model. FileNotFoundError says how to make one."
-    from cmr.saving import load, model_folder
+    from cmr.saving import fetch, load
     from cmr.training import make_accelerator
-    folder = model_folder(path)
-    try: model, vocabulary = load(folder)
+    try: model, vocabulary = load(folder := fetch(path))
     except FileNotFoundError as problem:
         if path.exists(): raise
         raise FileNotFoundError(f"{problem}. `cmr train` makes one") from problem
@@ -188,10 +187,10 @@ def evaluate_models(models: list[Path], data: Path | None, split: str | None, fo
     "Evaluate one model or several, print, and write the scores and the queries where that was asked."
     from cmr.data import open_split
     from cmr.files import alone_with, write_npy
-    from cmr.saving import model_folder
+    from cmr.saving import fetch
     from cmr.training import evaluate
     one = load_model(models[0], device) if len(models) == 1 else None
-    data, split = data_of(one[2] if one else model_folder(models[0]), data, split)
+    data, split = data_of(one[2] if one else fetch(models[0]), data, split)
     where = open_split(data, split)
     check_request(where, folds, scores, queries, len(models) > 1)
     title = f"on {data}, split {split}{f', mean of {folds} folds' if folds > 1 else ''}"

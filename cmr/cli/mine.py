@@ -38,7 +38,6 @@ def mine_command(
     data, _ = data_of(folder, data, split)
     where = open_split(data, split)
     found, usual = mine_twins(trained, where, vocabulary, doubt), data / f"{split}_twins.json"
-    out = out or usual
-    write_twins(found, out)
+    write_twins(found, out := out or usual)
     typer.echo(f"wrote {out}: {len(found.together):,} pairs of {where.n_images:,} images. "
                + (f"Next: cmr train --data {data} --set twins=true" if out == usual else f"A training with twins=true reads {usual}"))

@@ -32,25 +32,29 @@ def push_command(
     """
     if bool(name) == bool(to): raise ValueError("say owner/name to send the model to, or --to FOLDER to look at it first")
     if name and name.count("/") != 1: raise ValueError(f"{name}: the hub's names are owner/name")
+    if not (run / "recipe.json").is_file(): raise FileNotFoundError(f"no recipe.json in {run}: give the folder that cmr train made")
     from dataclasses import asdict
 
     from cmr.data import open_split
-    from cmr.saving import hub_card, load, model_folder
+    from cmr.saving import hub_card, load
     from cmr.training import evaluate, make_accelerator, read_recipe
     recipe, recorded = read_recipe(run)
     where = data or recorded
-    model, vocabulary = load(model_folder(run))
+    model, vocabulary = load(run)
     report, _ = evaluate(model.to(make_accelerator(device).device), open_split(where, split), vocabulary)
     settings = {key: value for key, value in asdict(recipe).items() if value not in (None, {}, [], False) and key != "after"}
     told: dict[str, Any] = {"recipe": settings, "data": about or Path(recorded).name, "report": report,
             "tested": f"{Path(where).name}, split {split}", "licence": licence}
     model = model.cpu()
-    if to or not name:
-        to = Path(to or "")
+    if to:
         to.mkdir(parents=True, exist_ok=True)
         (to / "README.md").unlink(missing_ok=True)
         model.save_pretrained(to, model_card_kwargs=told)
         typer.echo(f"{to}: README.md, config.json, model.safetensors and vocab.json, as `cmr push {run} OWNER/NAME` would send them")
         return
-    hub_card(model, **told).validate()
-    typer.echo(f"sent: {model.push_to_hub(name, private=private, model_card_kwargs=told)}")
+    try:
+        hub_card(model, **told).validate()
+        typer.echo(f"sent: {model.push_to_hub(name or '', private=private, model_card_kwargs=told)}")
+    except Exception as problem:
+        if "TransportError" not in {kind.__name__ for kind in type(problem).__mro__}: raise
+        raise ConnectionError(f"the hub gives no answer ({problem}): nothing was sent") from problem

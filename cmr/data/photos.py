@@ -99,18 +99,19 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 # %% ../../nbs/data/photos.ipynb #p000001b5
 def decode_picture(
-    content: bytes,      # of a file
+    content: bytes | Image.Image, # of a file, or as it was opened
     name: object,        # for messages
     least: int = 0,      # pixels of a side that are enough; 0: all there are
 ) -> Image.Image:        # RGB, upright
     "A picture from the bytes of its file. ValueError naming it where it is damaged, cut short, too large, or no picture."
     Image.init()
     try:
-        with Image.open(io.BytesIO(content), formats=[x for x in dict.fromkeys(ENDINGS.values()) if x in Image.OPEN]) as picture:
-            _check_pixels(picture)
-            if least: picture.draft("RGB", (least, least))
-            picture.load()
-            return as_rgb(_upright(picture))
+        known = [x for x in dict.fromkeys(ENDINGS.values()) if x in Image.OPEN]
+        picture = content if isinstance(content, Image.Image) else Image.open(io.BytesIO(content), formats=known)
+        _check_pixels(picture)
+        if least: picture.draft("RGB", (least, least))
+        picture.load()
+        return as_rgb(_upright(picture))
     except Exception as problem:  # whatever a damaged file does to a decoder
         said = printable(problem, 120) or type(problem).__name__
         if isinstance(problem, UnidentifiedImageError): said = "it is no picture, or its beginning is damaged" if content else "it is empty"
@@ -118,10 +119,11 @@ def decode_picture(
 
 # %% ../../nbs/data/photos.ipynb #p000001c5
 def read_picture(
-    path: str | Path,
+    path: str | Path | Image.Image,
     least: int = 0,     # pixels of a side that are enough; 0: all there are
 ) -> Image.Image:       # RGB, upright
-    "A picture from its file, as `decode_picture`; FileNotFoundError, and ValueError where it does not fit into memory."
+    "A picture from its file, or one that is open, as `decode_picture`; FileNotFoundError, and ValueError where memory is too small."
+    if isinstance(path, Image.Image): return decode_picture(path, getattr(path, "filename", "") or "the picture", least)
     path = need_file(path, "a picture")
     check_memory(path.stat().st_size, printable(path))
     return decode_picture(path.read_bytes(), path, least)

@@ -346,9 +346,8 @@ def unknown_words(sentence: str, vocabulary: Vocabulary) -> list[str]:
 # %% ../../nbs/search/explain.ipynb #010a7b6d
 def load_any(model: str | Path) -> tuple[Matcher, Vocabulary, Path]:
     "A model, its vocabulary and its folder, from that folder, a run's folder or the hub."
-    from cmr.saving import load, model_folder
-    folder = model_folder(Path(model))
-    return *load(folder), folder
+    from cmr.saving import fetch, load
+    return *load(folder := fetch(model)), folder
 
 # %% ../../nbs/search/explain.ipynb #eca55edc
 class Search:
@@ -412,7 +411,7 @@ def encode(
     if not many or len(set(shown)) > 1 or not all(isinstance(one, (str, Path, Image.Image)) for one in many):
         raise ValueError("give sentences or pictures (a file's Path, or a PIL image), one at least, and not both in one list")
     if shown[0]:
-        pictures = [one if isinstance(one, Image.Image) else read_picture(Path(one)) for one in many]
+        pictures = [read_picture(one) for one in many]
         features, _ = extractor_of(model)(pictures)
         with evaluating(model): return model.encode_images(features.to(model.device)).to("cpu")
     if model.vocabulary is None: raise ValueError("this model has no vocabulary: take it from cmr.load, or set model.vocabulary")
@@ -495,7 +494,6 @@ def ask_with(
         row = image_row(split, query)
         return split.ids[row], ask_with_image(finder.model, split, row), boxes_of(finder.place.boxes, row), finder.place.picture(row)
     if isinstance(query, int): raise ValueError("a row asks in data folders only: name a picture's file")
-    picture = query if isinstance(query, Image.Image) else read_picture(query)
-    features, boxes = finder.extractor([picture])
+    features, boxes = finder.extractor([picture := read_picture(query)])
     with evaluating(finder.model): asked = finder.model.encode_images(features.to(finder.model.device)).to("cpu")
     return printable(getattr(query, "name", "a picture")), asked, boxes[0].tolist(), picture

@@ -465,11 +465,11 @@ def read_config(
 
     FileNotFoundError or ValueError names the file and the setting."""
     path, content = Path(path), config_content(path)
-    content.pop("data", None)
+    content = {"matcher" if key == "model" else key: value for key, value in content.items() if key != "data"} # --model is its name, too
     base = content.pop("recipe", None)
     try:
         usual = {"name": path.stem, **{key: getattr(Recipe("x"), key) for key in NEEDED[1:]}}
-        if base is None: recipe = recipe_from({**usual, **content}, path, 'a line recipe = "scenes", say, lets it set loss and model')
+        if base is None: recipe = recipe_from({**usual, **content}, path, 'begin with a line like recipe = "scenes"')
         elif base not in RECIPES: raise ValueError(f"no recipe {printable(base, 60)!r}: choose one of {', '.join(RECIPES)}")
         else:
             begun = for_model(RECIPES[base], content.pop("matcher", RECIPES[base].matcher))
