@@ -242,6 +242,7 @@ class MessagePassing:
         "The parameters that scoring depends on."
         parts = self.aggregation, self.regions.fusion, self.regions.pool, self.words.fusion, self.words.pool, self.matching
         return [p for part in parts for p in part.parameters()]
+    parts = weights
 
     def all_pairs(self, images: Side, captions: Side, spaces: Any = None) -> Tensor:
         "Every image with every caption, (I, C)."

@@ -96,6 +96,7 @@ def messages_of(memory: nn.Module, y: Tensor, contexts: Sequence[Tensor]) -> lis
 # %% ../../nbs/fast/engine.ipynb #e40e81f2
 def next_query(
     memory: nn.Module,       # of a class in HALVES
+    cuts: Sequence[Tensor],  # W_x of each of its layers
     x: Tensor,               # (R or 1, Q, q, d) queries
     shares: Sequence[Tensor], # the query's half of each part, where it was made before
     weights: Tensor,         # (R, r, Q, q) attention weights
@@ -104,8 +105,7 @@ def next_query(
 ) -> Tensor:                 # (R, Q, q, d)
     "The next queries (IMRAM Eq. 6): W [x, c] = W_x x + W_c c, and W_c c is the weighted sum of the messages W_c y."
     parts = [mix(weights, message, space) for message, space in zip_longest(messages, spaces)]
-    for n, layer in enumerate(HALVES[type(memory)].layers(memory)):
-        w = halves(layer)[0]
+    for n, w in enumerate(cuts):
         if torch.is_grad_enabled(): parts[n] = parts[n] + (shares[n] if shares else linear(x, w))
         elif shares: parts[n].add_(shares[n])
         else: parts[n].flatten(0, 2).addmm_(x.flatten(0, 2).to(parts[n].dtype), w.to(parts[n].dtype).t())
@@ -150,25 +150,21 @@ class Recurrence:
     steps: int = 1                   # K
     memory: Any = None               # of a class in HALVES; not needed for one step
     rescale: Callable | None = None  # what is done to a query after a memory update
+    cuts: Sequence[tuple[Tensor, Tensor]] = () # W_x and W_c of each layer of the memory, cut once: a backward pass glues each cut again
 
-    def cut(self) -> list[tuple[Tensor, Tensor]]:
-        "W_x and W_c of each layer of the memory."
-        return [halves(layer) for layer in HALVES[type(self.memory)].layers(self.memory)] if self.steps > 1 else []
-
-    def as_query(self, x: Tensor, cut: Sequence[tuple[Tensor, Tensor]]) -> Side:
+    def as_query(self, x: Tensor) -> Side:
         "What queries (B, k, d) need only once: their lengths, and their half of the first memory update."
-        return {"inverse": inverse_lengths(x), **{f"share{n}": linear(x, w) for n, (w, _) in enumerate(cut)}}
+        return {"inverse": inverse_lengths(x), **{f"share{n}": linear(x, w) for n, (w, _) in enumerate(self.cuts)}}
 
-    def as_response(self, y: Tensor, cut: Sequence[tuple[Tensor, Tensor]]) -> Side:
+    def as_response(self, y: Tensor) -> Side:
         "What responses (B, k, d) need only once: their Gram matrix, and what the memory makes of each fragment."
-        messages = messages_of(self.memory, y, [w for _, w in cut]) if self.steps > 1 else []
+        messages = messages_of(self.memory, y, [w for _, w in self.cuts]) if self.steps > 1 else []
         return {"gram": gram(y), **{f"message{n}": message for n, message in enumerate(messages)}}
 
     def prepare(self, query: Side, response: Side) -> None:
-        "Add to both what they need only once. W is cut once for both: a backward pass glues each cut together again."
-        cut = self.cut()
-        query.update(self.as_query(query["values"], cut))
-        response.update(self.as_response(response["values"], cut))
+        "Add to both what they need only once."
+        query.update(self.as_query(query["values"]))
+        response.update(self.as_response(response["values"]))
 
     def weigh(self, z: Tensor, response_mask: Tensor | None = None) -> Tensor:
         "Attention weights (R, r, Q, q) of similarities (R, r, Q, q), zero for padded queries (Eq. 4-5)."
@@ -177,7 +173,7 @@ class Recurrence:
 
     def update(self, x: Tensor, *parts) -> Tensor:
         "The next queries (R, Q, q, d) (Eq. 6), as `next_query` makes them."
-        x = next_query(self.memory, x, *parts)
+        x = next_query(self.memory, [w for w, _ in self.cuts], x, *parts)
         return self.rescale(x) if self.rescale else x
 
 # %% ../../nbs/fast/engine.ipynb #8b57f2c6
@@ -227,7 +223,7 @@ def _step_spaces(images: Side, captions: Side, room: int) -> tuple[list[Tensor],
 # %% ../../nbs/fast/engine.ipynb #e3b6ddd1
 def _prepared_floats(asks: Recurrence | None, answers: Recurrence | None, k: int, d: int) -> int:
     "Numbers for one fragment: prepared, and again in the sorted copy, which has the fragment too."
-    shares = sum(len(w) for w, _ in asks.cut()) if asks else 0
+    shares = sum(len(w) for w, _ in asks.cuts) if asks else 0
     prepared = (1 + shares if asks else 0) + (k + (2 * d if answers.steps > 1 else 0) if answers else 0)
     return 2 * (prepared + 1) + d
 
@@ -253,6 +249,11 @@ class Recurrences:
         "The memories' parameters."
         known = [direction for direction in (self.text, self.image) if direction and direction.memory is not None]
         return [p for direction in known for p in direction.memory.parameters()]
+
+    @property
+    def parts(self) -> list[Tensor]:
+        "The halves of the memories' matrices."
+        return [w for direction in (self.text, self.image) if direction for cut in direction.cuts for w in cut]
 
     def prepare(self, images: Fragments, captions: Fragments) -> tuple[Side, Side]:
         "Everything that an image, or a caption, has for itself, whatever it is paired with."
@@ -292,7 +293,9 @@ def scan_plan(model: SCAN) -> Plan:
 # %% ../../nbs/fast/engine.ipynb #a2a38c16
 def _ram_recurrence(ram: Any, steps: int) -> Recurrence:
     "What a block does in K steps."
-    return Recurrence(pool, ram.inverse_temperature, ram.variant, steps, ram.memory, released_normalize if ram.renormalise else None)
+    rescale = released_normalize if ram.renormalise else None
+    with torch.enable_grad(): cuts = [halves(layer) for layer in HALVES[type(ram.memory)].layers(ram.memory)] if steps > 1 else []
+    return Recurrence(pool, ram.inverse_temperature, ram.variant, steps, ram.memory, rescale, cuts)
 
 # %% ../../nbs/fast/engine.ipynb #22da9993
 @plan.register

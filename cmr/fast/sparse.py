@@ -85,6 +85,8 @@ class Plan(Protocol):
     @property
     def weights(self) -> list[Tensor]: "The parameters that scoring depends on, always in one order."
     @property
+    def parts(self) -> list[Tensor]: "What `all_pairs` and `pairs` read of the weights: these themselves, or what was made of them once."
+    @property
     def finish(self) -> Callable[[Tensor], Tensor] | None: "From logits (I, C) to what `model.score` gives; None: only the model knows."
 
     def prepare(self, images: Fragments, captions: Fragments) -> tuple[Side, Side]:
@@ -140,6 +142,7 @@ class AnyModel:
     def weights(self) -> list[Tensor]:
         "All parameters: who knows which."
         return list(self.model.parameters())
+    parts = weights
 
     def prepare(self, images: Fragments, captions: Fragments) -> tuple[Side, Side]:
         "The fragments themselves."
@@ -289,14 +292,14 @@ def slopes(
     sides = plan.prepare(Fragments(inputs[0], images.mask), Fragments(inputs[1], captions.mask))
     leaves = [{name: x.detach().requires_grad_(x.requires_grad) for name, x in side.items()} for side in sides]
     joints = [(x, leaf[name]) for side, leaf in zip(sides, leaves) for name, x in side.items() if x.requires_grad]
-    wanted = [leaf for _, leaf in joints] + trained
+    parts = [x for x in plan.parts if x.requires_grad]
+    wanted = [leaf for _, leaf in joints] + parts
     total: list = [None] * len(wanted)
     for scores, part in rescore(plan, *leaves, slope):
         if scores.requires_grad: total = _added(total, torch.autograd.grad(scores, wanted, part, allow_unused=True))
-    used = [(x, g) for (x, _), g in zip(joints, total) if g is not None]
-    if not used: return [None, None, *total[len(joints):]]
-    last = torch.autograd.grad([x for x, _ in used], [*inputs, *trained], [g for _, g in used], allow_unused=True)
-    return [*last[:2], *_added(total[len(joints):], last[2:])]
+    used = [(x, g) for x, g in zip([x for x, _ in joints] + parts, total) if g is not None]
+    if not used: return [None] * (2 + len(trained))
+    return list(torch.autograd.grad([x for x, _ in used], [*inputs, *trained], [g for _, g in used], allow_unused=True))
 
 # %% ../../nbs/fast/sparse.ipynb #0f28b0c1
 def _slopes_in_order(plan: Plan, images: Fragments, captions: Fragments, slope: Tensor) -> list:
