@@ -484,3 +484,36 @@ def test_parts_that_the_engine_does_not_know(part, sides):
 
 def test_one_step_needs_no_memory(sides):
     assert isinstance(plan(build(steps=1)), Recurrences) and build(steps=1).ram["text"].memory is None
+
+
+class Glued(torch.utils._python_dispatch.TorchDispatchMode):
+    "Counts what is glued together to a matrix of this shape."
+    def __init__(self, *shape):
+        super().__init__()
+        self.shape, self.count = shape, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        self.count += function is torch.ops.aten.cat.default and tuple(found.shape) == self.shape
+        return found
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_gradients_of_the_halves_are_glued_once(lists, monkeypatch, direction):
+    "However many blocks are scored again: one cat for each of a memory's two matrices, and the gradients of the plain form."
+    model = build(d=8, direction=direction)
+    sides = [Fragments(torch.cat([side.values, side.values.flip(0)], -1), side.mask) for side, _ in lists]
+    weights = [p for ram in model.ram.values() for p in ram.parameters()]
+    expected = torch.autograd.grad(triplet(model.score(*sides)), weights)
+    monkeypatch.setitem(sparse.BLOCK, "cpu", (1, 1))                                  # a pair at a time
+    with Glued(8, 16) as glued: found = torch.autograd.grad(triplet(training_scores(model, *sides)), weights)
+    assert glued.count == 2 * len(model.ram)
+    for a, b in zip(found, expected): assert torch.allclose(a, b, rtol=0, atol=1e-10)
+
+
+def test_a_plan_that_was_made_without_a_graph_still_has_gradients(lists):
+    model, (images, captions) = build(), [side for side, _ in lists]
+    with torch.no_grad(): own = plan(model)
+    weights = [p for ram in model.ram.values() for p in ram.parameters()]
+    found, expected = (torch.autograd.grad(triplet(s), weights) for s in (sparse.planned_scores(own, images, captions), model.score(images, captions)))
+    for a, b in zip(found, expected): assert torch.allclose(a, b, rtol=0, atol=1e-10)

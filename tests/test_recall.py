@@ -157,6 +157,14 @@ def test_bad_shapes(scores):
         with pytest.raises(ValueError, match="must be a matrix"): ask(scores)
 
 
+@pytest.mark.parametrize(("scores", "kind"), [(HAND.tolist(), "list"), (None, "NoneType"), (HAND * 1j, "complex128"), (torch.tensor(HAND * 1j), "torch.complex128"),
+                                              (HAND.astype(object), "object"), (HAND.astype(str), "<U")])
+def test_scores_are_real_numbers(scores, kind):
+    for ask in (check_scores, lambda s: report(s, OWNERS), lambda s: report(s, OWNERS, folds=2)):
+        with pytest.raises(ValueError, match=f"array or a tensor of real numbers; got {kind}"): ask(scores)
+    for good in (HAND > 0, HAND.astype("uint8"), torch.tensor(HAND).bfloat16()): check_scores(good)
+
+
 @pytest.mark.parametrize("folds", [0, -1, 2, 4])
 def test_folds_that_do_not_divide(folds):
     with pytest.raises(ValueError, match=f"{folds} folds don't divide 3 images"): report(HAND, OWNERS, folds=folds)

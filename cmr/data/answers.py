@@ -30,6 +30,8 @@ def row_blocks(
 # %% ../../nbs/data/answers.ipynb #db67756a
 def check_scores(scores: np.ndarray | Tensor) -> None:  # (I, C) row i holds image i's score with every caption
     "ValueError unless `scores` is a matrix of finite numbers, naming the first cell that is not."
+    if not any(kind in str(getattr(scores, "dtype", "")) for kind in ("float", "int", "bool")):
+        raise ValueError(f"scores must be an array or a tensor of real numbers; got {getattr(scores, 'dtype', type(scores).__name__)}")
     if len(scores.shape) != 2 or 0 in scores.shape:
         raise ValueError(f"scores must be a matrix, images by captions, with no side empty; "
                          f"got shape {tuple(scores.shape)}")

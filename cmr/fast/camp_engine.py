@@ -67,11 +67,9 @@ def is_separable(
 # %% ../../nbs/fast/camp_engine.ipynb #44b1dd60
 def fusion_halves(
     fusion: GatedFusion, # separable
-) -> tuple[Tensor, Tensor]: # (d, d) each
+) -> tuple[Tensor, ...]: # (d, d) each
     "The matrices by which F multiplies a fragment and a message."
-    if fusion.operation != "concat": return fusion.linear.weight, fusion.linear.weight
-    x, message = fusion.linear.weight.chunk(2, 1)
-    return x, message
+    return fusion.linear.weight.chunk(2, 1) if fusion.operation == "concat" else (fusion.linear.weight, fusion.linear.weight)
 
 def fuse_together(
     fusion: GatedFusion,

@@ -54,10 +54,9 @@ def mix(
 # %% ../../nbs/fast/engine.ipynb #1520d1d7
 def halves(
     layer: nn.Linear, # from 2d features to any number
-) -> tuple[Tensor, Tensor]: # W_x and W_c, (out, d) each
+) -> tuple[Tensor, ...]: # W_x and W_c, (out, d) each
     "The two halves of W in W [x, c]."
-    x, c = layer.weight.chunk(2, 1)
-    return x, c
+    return layer.weight.chunk(2, 1)
 
 # %% ../../nbs/fast/engine.ipynb #9314669a
 def _blend(a: Tensor, b: Tensor, gate: Tensor) -> Tensor:
@@ -150,21 +149,14 @@ class Recurrence:
     steps: int = 1                   # K
     memory: Any = None               # of a class in HALVES; not needed for one step
     rescale: Callable | None = None  # what is done to a query after a memory update
-    cuts: Sequence[tuple[Tensor, Tensor]] = () # W_x and W_c of each layer of the memory, cut once: a backward pass glues each cut again
-
-    def as_query(self, x: Tensor) -> Side:
-        "What queries (B, k, d) need only once: their lengths, and their half of the first memory update."
-        return {"inverse": inverse_lengths(x), **{f"share{n}": linear(x, w) for n, (w, _) in enumerate(self.cuts)}}
-
-    def as_response(self, y: Tensor) -> Side:
-        "What responses (B, k, d) need only once: their Gram matrix, and what the memory makes of each fragment."
-        messages = messages_of(self.memory, y, [w for _, w in self.cuts]) if self.steps > 1 else []
-        return {"gram": gram(y), **{f"message{n}": message for n, message in enumerate(messages)}}
+    cuts: Sequence[tuple[Tensor, ...]] = () # W_x and W_c of each layer of the memory, cut once: a backward pass glues each cut again
 
     def prepare(self, query: Side, response: Side) -> None:
-        "Add to both what they need only once."
-        query.update(self.as_query(query["values"]))
-        response.update(self.as_response(response["values"]))
+        "Add what is needed only once: lengths and shares of queries (B, k, d), Gram matrices and messages of responses (B, k, d)."
+        x, y = query["values"], response["values"]
+        messages = messages_of(self.memory, y, [w for _, w in self.cuts]) if self.steps > 1 else []
+        query |= {"inverse": inverse_lengths(x), **{f"share{n}": linear(x, w) for n, (w, _) in enumerate(self.cuts)}}
+        response |= {"gram": gram(y), **{f"message{n}": message for n, message in enumerate(messages)}}
 
     def weigh(self, z: Tensor, response_mask: Tensor | None = None) -> Tensor:
         "Attention weights (R, r, Q, q) of similarities (R, r, Q, q), zero for padded queries (Eq. 4-5)."

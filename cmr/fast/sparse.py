@@ -275,10 +275,6 @@ def _again_in_order(plan: Plan, images: Side, captions: Side, slope: Tensor) -> 
     for i, k, c, l in blocks(m, n, _forward_room(plan, images, captions), GROUP.get(slope.device.type)):
         yield plan.all_pairs(cut(images, i, k), cut(captions, c, l), None), slope[i, c]
 
-def _added(total: Sequence, found: Sequence) -> list:
-    "The sum of two lists of gradients; None counts as zero."
-    return [b if a is None else a if b is None else a + b for a, b in zip(total, found)]
-
 def slopes(
     plan: Plan,
     images: Fragments,         # I of them
@@ -291,13 +287,14 @@ def slopes(
     trained = [w for w in plan.weights if w.requires_grad]
     sides = plan.prepare(Fragments(inputs[0], images.mask), Fragments(inputs[1], captions.mask))
     leaves = [{name: x.detach().requires_grad_(x.requires_grad) for name, x in side.items()} for side in sides]
-    joints = [(x, leaf[name]) for side, leaf in zip(sides, leaves) for name, x in side.items() if x.requires_grad]
-    parts = [x for x in plan.parts if x.requires_grad]
-    wanted = [leaf for _, leaf in joints] + parts
-    total: list = [None] * len(wanted)
+    joints = [(x, leaf[name]) for side, leaf in zip(sides, leaves) for name, x in side.items()] + [(x, x) for x in plan.parts]
+    joints = [(x, leaf) for x, leaf in joints if x.requires_grad]
+    total: list = [None] * len(joints)
     for scores, part in rescore(plan, *leaves, slope):
-        if scores.requires_grad: total = _added(total, torch.autograd.grad(scores, wanted, part, allow_unused=True))
-    used = [(x, g) for x, g in zip([x for x, _ in joints] + parts, total) if g is not None]
+        if not scores.requires_grad: continue
+        found = torch.autograd.grad(scores, [leaf for _, leaf in joints], part, allow_unused=True)
+        total = [b if a is None else a if b is None else a + b for a, b in zip(total, found)]
+    used = [(x, g) for (x, _), g in zip(joints, total) if g is not None]
     if not used: return [None] * (2 + len(trained))
     return list(torch.autograd.grad([x for x, _ in used], [*inputs, *trained], [g for _, g in used], allow_unused=True))
 
