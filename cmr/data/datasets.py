@@ -426,9 +426,9 @@ class ImageCaptions:
         check_parts(self)
 
     @property
-    def n_images(self) -> int: return len(self.features)
+    def n_images(self) -> int: "I."; return len(self.features)
     @property
-    def region_dim(self) -> int: return self.features.shape[2]
+    def region_dim(self) -> int: "f, the numbers of a region."; return self.features.shape[2]
     def __len__(self) -> int: return len(self.captions)
     def __repr__(self) -> str: return f"{self.source.name}: {_sizes(self)} ({self.known_by})"
 

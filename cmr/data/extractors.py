@@ -293,7 +293,7 @@ class Lite2Grid(nn.Module):
         super().__init__()
         self.conv_stem, self.bn1, self.blocks = net.conv_stem, net.bn1, net.blocks
 
-    def forward(self, x: Tensor) -> Tensor: return self.blocks(self.bn1(self.conv_stem(x)))
+    def forward(self, x: Tensor) -> Tensor: "Pictures (B, 3, 260, 260) to (B, 352, 9, 9)."; return self.blocks(self.bn1(self.conv_stem(x)))
 
 # %% ../../nbs/data/extractors.ipynb #h000003a4
 def lite2_weights() -> Path:

@@ -366,11 +366,11 @@ class Search:
         self.place = open_place(self.model, self.vocabulary, place, split, **how)
 
     @cached_property
-    def images(self): return self.place.images()
+    def images(self): "The images, opened when first asked for."; return self.place.images()
     @cached_property
-    def captions(self): return self.place.captions() if self.place.captions else None
+    def captions(self): "The captions, or None."; return self.place.captions() if self.place.captions else None
     @cached_property
-    def extractor(self): return extractor_of(self.model)
+    def extractor(self): "What makes regions of a picture for this model."; return extractor_of(self.model)
 
     def __call__(
         self,

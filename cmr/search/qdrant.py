@@ -147,7 +147,7 @@ class ClientStore:
         others = m.Filter(must_not=[m.FieldCondition(key="stamp", match=m.MatchValue(value=stamp))])
         with answering(self.where): return next(iter(came_back(self.client.scroll(self.name, others, 1)[0])), None)
     def finish(self) -> None: "A server builds its index by itself."
-    def drop(self) -> None: self.client.delete_collection(self.name)
+    def drop(self) -> None: "Delete the collection."; self.client.delete_collection(self.name)
     def close(self) -> None:
         if self.own: self.client.close()
 
@@ -178,7 +178,7 @@ class EdgeStore:
     def shard(self):
         self.opened = self.opened or self.edge.EdgeShard.load(str(self.folder))
         return self.opened
-    def exists(self) -> bool: return self.folder.is_dir() and any(self.folder.iterdir())
+    def exists(self) -> bool: "Whether it was created."; return self.folder.is_dir() and any(self.folder.iterdir())
     def create(self, columns: dict[str, Column], **settings) -> None:
         with answering(self.where): new_shard(self.edge, self.folder, columns, settings)
     def send(self, rows: list[Row]) -> None:
@@ -201,7 +201,7 @@ class EdgeStore:
             return next(iter(came_back(self.shard.scroll(e.ScrollRequest(limit=1, filter=others, with_payload=True))[0])), None)
     def finish(self) -> None:
         with answering(self.where): self.shard.optimize(); self.shard.flush()
-    def drop(self) -> None: self.close(); shutil.rmtree(self.folder)
+    def drop(self) -> None: "Delete the folder."; self.close(); shutil.rmtree(self.folder)
     def close(self) -> None:
         if self.opened is not None: self.opened = self.opened.close()
 
@@ -439,7 +439,7 @@ class QdrantGallery:
             self.close()
             raise
     def __len__(self): return self.about.rows
-    def close(self) -> None: self.store.close()
+    def close(self) -> None: "Let go of the store."; self.store.close()
     def fetch(self, rows: Sequence[int]) -> Fragments:
         "The fragments (r, k, d) of some rows, in float32, in this order. ValueError where one is not there."
         found = {row.number: row for row in known(self.store.get(list(rows), ["fragments"]), self.about, self.store.where)}

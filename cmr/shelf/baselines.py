@@ -62,7 +62,7 @@ class DEVISE(VSE):
         words = self.text_encoder(tokens, lengths)
         return Fragments(l2_normalize(words.values), words.mask)
 
-    def default_loss(self) -> Loss: return Triplet(0.1, "all")  # the paper's
+    def default_loss(self) -> Loss: "The paper's."; return Triplet(0.1, "all")
 
 # %% ../../nbs/shelf/baselines.ipynb #6fec8af9
 @register
@@ -91,7 +91,7 @@ class ORDER(VSE):
         "Minus the violation of \"the caption is above the image\" (Eq. 2): (I, C), never above 0."
         return -(wide(captions.values[:, 0]) - wide(images.values[:, :1])).relu().pow(2).sum(-1)
 
-    def default_loss(self) -> Loss: return Triplet(0.05, "all")  # the paper's
+    def default_loss(self) -> Loss: "The paper's."; return Triplet(0.05, "all")
 
 # %% ../../nbs/shelf/baselines.ipynb #5f2f89ce
 def best_regions(
@@ -122,7 +122,7 @@ class DVSA(Matcher):
         "Every word's best region, summed over the words (Eq. 8): (I, C)."
         return (best_regions(images, captions)[0] * captions.mask).sum(2)
 
-    def default_loss(self) -> Loss: return Triplet(1.0, "all")  # Eq. 9
+    def default_loss(self) -> Loss: "Its Eq. 9."; return Triplet(1.0, "all")
 
 # %% ../../nbs/shelf/baselines.ipynb #0936c60f
 def projection_matching(
@@ -171,7 +171,7 @@ class CMPM(VSE):
         with torch.autocast(x.device.type, enabled=False): # sums over d: in float32, also in mixed precision
             return torch.stack((x @ l2_normalize(z).T, l2_normalize(x) @ z.T), -1)
 
-    def default_loss(self) -> Loss: return ProjectionMatching()
+    def default_loss(self) -> Loss: "The paper's."; return ProjectionMatching()
 
 # %% ../../nbs/shelf/baselines.ipynb #380f59db
 class PIE(nn.Module):
@@ -235,7 +235,7 @@ class PVSE(VSE):
             cosines = torch.einsum("ikd,cld->ickl", wide(images.values), wide(captions.values))
         return cosines.masked_fill(~real, -torch.inf).amax((2, 3))
 
-    def default_loss(self) -> Loss: return Triplet(0.1)  # the released command for COCO
+    def default_loss(self) -> Loss: "The released command's for COCO."; return Triplet(0.1)
 
 # %% ../../nbs/shelf/baselines.ipynb #aec4060f
 class RegionGraph(nn.Module):

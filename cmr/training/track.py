@@ -102,7 +102,7 @@ class Tracking(Callback):
             layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {} # the others expect nothing else
             if hasattr(tracker, "log_images"): tracker.log_images({"retrieved": drawn[None]}, step=run.at.step, **layout)
 
-    def on_end(self, run, why: str) -> None: self.accelerator.end_training()
+    def on_end(self, run, why: str) -> None: "Close the trackers."; self.accelerator.end_training()
 
 def pixels(
     figure,
