@@ -219,6 +219,10 @@ def _prepared_floats(asks: Recurrence | None, answers: Recurrence | None, k: int
     prepared = (1 + shares if asks else 0) + (k + (2 * d if answers.steps > 1 else 0) if answers else 0)
     return 2 * (prepared + 1) + d
 
+def _pair_floats(both: Recurrences, m: int, n: int, d: int) -> int:
+    "Tables of regions by words, and, where there is a memory, queries of full width."
+    return max(8 * m * n + 4 * d * q * (direction.steps > 1) for direction, q in ((both.text, n), (both.image, m)) if direction)
+
 def _tile_floats(both: Recurrences, a: int, b: int, m: int, n: int, like: Tensor) -> int:
     "Numbers for a images and b captions: both sides prepared, a sorted copy, a block of pairs, the scores twice to be put in order."
     d, size = like.shape[-1], like.element_size()
@@ -241,11 +245,7 @@ class Recurrences:
         "The memories' parameters."
         known = [direction for direction in (self.text, self.image) if direction and direction.memory is not None]
         return [p for direction in known for p in direction.memory.parameters()]
-
-    @property
-    def parts(self) -> list[Tensor]:
-        "The halves of the memories' matrices."
-        return [w for direction in (self.text, self.image) if direction for cut in direction.cuts for w in cut]
+    parts = property(lambda self: [w for direction in (self.text, self.image) if direction for cut in direction.cuts for w in cut])
 
     def prepare(self, images: Fragments, captions: Fragments) -> tuple[Side, Side]:
         "Everything that an image, or a caption, has for itself, whatever it is paired with."
@@ -269,10 +269,7 @@ class Recurrences:
         "Two sets of buffers, for odd and for even steps."
         return _step_spaces(images, captions, room)
 
-    def floats_per_pair(self, m: int, n: int, d: int) -> int:
-        "Tables of regions by words, and, where there is a memory, queries of full width."
-        return max(8 * m * n + 4 * d * q * (direction.steps > 1) for direction, q in ((self.text, n), (self.image, m)) if direction)
-    floats_per_tile = _tile_floats
+    floats_per_pair, floats_per_tile = _pair_floats, _tile_floats
 
 # %% ../../nbs/fast/engine.ipynb #e5396581
 @plan.register
