@@ -720,6 +720,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'cmr.lens.salient_shares': ('lens.html#salient_shares', 'cmr/lens.py')},
             'cmr.losses': { 'cmr.losses.InfoNCE': ('losses.html#infonce', 'cmr/losses.py'),
                             'cmr.losses.InfoNCE.__call__': ('losses.html#infonce.__call__', 'cmr/losses.py'),
+                            'cmr.losses.InfoNCE.__post_init__': ('losses.html#infonce.__post_init__', 'cmr/losses.py'),
                             'cmr.losses.Loss': ('losses.html#loss', 'cmr/losses.py'),
                             'cmr.losses.Loss.__call__': ('losses.html#loss.__call__', 'cmr/losses.py'),
                             'cmr.losses.Loss.standstill': ('losses.html#loss.standstill', 'cmr/losses.py'),
@@ -1626,5 +1627,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'cmr.world.scenes.turn_round': ('world/scenes.html#turn_round', 'cmr/world/scenes.py'),
                                   'cmr.world.scenes.twin_accuracy': ('world/scenes.html#twin_accuracy', 'cmr/world/scenes.py'),
                                   'cmr.world.scenes.twin_captions': ('world/scenes.html#twin_captions', 'cmr/world/scenes.py'),
+                                  'cmr.world.scenes.twin_pairs': ('world/scenes.html#twin_pairs', 'cmr/world/scenes.py'),
                                   'cmr.world.scenes.which_clause': ('world/scenes.html#which_clause', 'cmr/world/scenes.py'),
                                   'cmr.world.scenes.world_report': ('world/scenes.html#world_report', 'cmr/world/scenes.py')}}}

@@ -148,6 +148,8 @@ class MatchingBCE(Loss):
 class InfoNCE(Loss):
     "Cross-entropy: which caption of the batch is this image's, and which image this caption's?"
     temperature: float = 1.0 # scores are divided by it
+    def __post_init__(self):
+        if not 0 < self.temperature < math.inf: raise ValueError(f"temperature={self.temperature!r}: above 0")
     def __call__(self, scores, same_image=None):
         twice = positives(scores, same_image).fill_diagonal_(False)
         z = (wide(scores) / self.temperature).masked_fill(twice, -torch.inf)

@@ -569,7 +569,33 @@ def test_looks_at_dev_change_nothing(world, tmp_path):
     assert read[0] == read[1]
     said = call(*usual, "--out", tmp_path / "c", "--max-steps", 3)
     assert [line.split(":")[0] for line in said.splitlines() if line.startswith("step ")] == ["step 3"]
-    assert "R@sum" in call("evaluate", tmp_path / "c")
+    assert "no whole epoch: dev R@sum " in said and "R@sum" in call("evaluate", tmp_path / "c")
+    said = call(*usual, "--out", tmp_path / "d", "--max-steps", 3, "--quiet")
+    assert "no whole epoch: dev R@sum " in said and "step 3:" not in said
+
+
+def test_a_file_of_settings_names_its_data(world, tmp_path, monkeypatch):
+    "What a run wrote is trained again on the run's data; --data is above it; what is no name of a folder is refused."
+    monkeypatch.chdir(tmp_path)
+    call("train", "--data", world, *QUICK, "--max-steps", 1, "--out", "a")
+    said = call("train", "--config", "a/recipe.json", "--max-steps", 1, "--out", "b", "--device", "cpu")
+    assert f"on {world} by" in said and json.loads(Path("b/recipe.json").read_text())["data"] == str(world)
+    Path("far.toml").write_text('recipe = "scenes"\ndata = "nowhere"\n')
+    assert "nowhere" in call("train", "--config", "far.toml", "--out", "c", code=2)
+    assert f"on {world} by" in call("train", "--config", "far.toml", "--data", world, *QUICK, "--max-steps", 1, "--out", "d")
+    assert "nowhere" in call("compare", "vse", "--config", "far.toml", "--out", "e", code=2)
+    Path("far.toml").write_text('recipe = "scenes"\ndata = 3\n')
+    assert "data=3 names no folder" in call("train", "--config", "far.toml", "--out", "f", code=2)
+
+
+def test_scenes_that_are_there_are_not_drawn_over(tmp_path):
+    few = ["--train", 8, "--dev", 4, "--test", 4]
+    call("data", "scenes", "--out", tmp_path / "w", *few)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "w").iterdir()}
+    for other in (["--train", 9, "--dev", 4, "--test", 4], ["--seed", 1, *few], []):
+        assert "holds scenes of seed 0" in call("data", "scenes", "--out", tmp_path / "w", *other, code=2)
+    assert "Next: cmr train" in call("data", "scenes", "--out", tmp_path / "w", *few)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "w").iterdir()} == before
 
 
 def test_a_part_of_dev_is_remembered(world, tmp_path):

@@ -365,3 +365,8 @@ def test_a_second_loss_of_one_name_is_refused():
 def test_the_packages_loss_written_again_by_its_chapter_is_no_rival():
     again = type("Triplet", (Triplet,), {"__module__": "chapter", "__doc__": Triplet.__doc__, "__qualname__": "Triplet"})
     assert register_loss("triplet")(again) is again and LOSSES["triplet"] is Triplet
+
+
+@pytest.mark.parametrize("temperature", [0, -1, math.nan, math.inf])
+def test_a_temperature_is_above_zero(temperature):
+    with pytest.raises(ValueError, match="temperature=.*above 0"): make_loss("info_nce", temperature=temperature)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,7 +53,7 @@ def test_one_right_answer_is_recall_at_1():
     assert 100 * mean.mean() == pytest.approx(report(scores, np.arange(20)).text_r1) and np.array_equal(mean, precision)
 
 
-@pytest.mark.parametrize("scores", [np.ones((2, 2)), np.full((2, 3), np.nan), np.ones(3)])
+@pytest.mark.parametrize("scores", [np.ones((2, 2)), np.full((2, 3), np.nan), np.ones(3), np.float64(1)])
 def test_at_r_refuses(scores):
     with pytest.raises(ValueError, match="must be of one shape and finite"): at_r(scores, np.ones((2, 3), bool))
     with pytest.raises(ValueError, match="a right one in each row"): at_r(np.ones((2, 3)), np.eye(2, 3, -1, bool))
@@ -65,6 +66,24 @@ def test_winoground():
         assert winoground(scores, own, twin)[2] <= min(winoground(scores, own, twin)[:2])
     assert np.isnan(winoground(scores, own, np.full(8, -1))).all()
     assert winoground(np.zeros((8, 40)), own, twin) == (0, 0, 0)
+    scores = torch.tensor(scores)
+    assert winoground(scores, own, twin) == winoground(scores.numpy(), own, twin) and twin_accuracy(scores, own, twin) == twin_accuracy(scores.numpy(), own, twin)
+    half = np.array([1, -1, -1, 4, -1, -1, 7, -1])                                  # each pair is named by one of its two
+    assert winoground(scores, own, half) == winoground(scores, own, twin) == winoground(scores, own, np.array([-1, 0, -1, -1, 3, -1, -1, 6]))
+
+
+@pytest.mark.parametrize("measure", [winoground, twin_accuracy, lambda scores, own, twin: blind(scores)])
+def test_no_number_comes_of_scores_that_are_none(measure):
+    for bad in (np.nan, np.inf):
+        scores = np.eye(4)
+        scores[0, 0] = bad
+        with pytest.raises(ValueError, match=r"scores\[0, 0\] is"): measure(scores, np.arange(4), np.array([1, 0, 3, 2]))
+
+
+def test_twins_are_paired_one_to_one():
+    for measure in (winoground, twin_accuracy):
+        with pytest.raises(ValueError, match="twins with 1 and 2 captions"): measure(np.eye(2, 3), [0, 1, 1], [1, 0])
+        with pytest.raises(ValueError, match=r"twin has shape \(2,\), scores are of 3 pictures"): measure(np.eye(3), [0, 1, 2], [1, 0])
 
 
 @pytest.fixture(scope="module")

@@ -466,3 +466,11 @@ def test_full_size():
     done = subprocess.run([sys.executable, "-c", FULL_SIZE], capture_output=True, text=True, check=True,
                           env={**os.environ, "OMP_NUM_THREADS": "2"})
     assert float(done.stdout) < 2e6
+
+
+def test_several_right_images_as_arrays():
+    scores, right = np.random.default_rng(3).random((3, 4)), [[0, 1], [1], [2, 0], [2]]
+    for make in (np.array, torch.tensor, set, tuple): assert report(scores, [make(one) for one in right]) == report(scores, right)
+    assert report(scores, [[0, 1], 1, {2, 0}, np.int64(2)]) == report(scores, right)
+    for bad, said in (([[0], 1.5, [1], [2]], "holds 1.5"), ([[0], [1], [2], "a"], "holds 'a'"), ([[0], [1], [2], None], "holds None")):
+        with pytest.raises(ValueError, match=said): report(scores, bad)

@@ -256,3 +256,14 @@ def test_command_line(few, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["cmr", "reproduce", "camp-2", "--seeds", "2"])
     text = said("reproduce", "camp-2", *few_words, "--seeds", "2", "--out", tmp_path / "results", code=130)
     assert "stopped in camp-full, seed 2 (1 of 2), all saved; go on with the same command: cmr reproduce camp-2 --seeds 2" in text
+
+
+@pytest.mark.parametrize("table,setting", [("camp-2", "interaction=false"), ("imram-5", "memory=add"), ("imram-4", "steps=1"), ("imram-6", "direction=full")])
+def test_what_rows_differ_in_cannot_be_set(table, setting, few, tmp_path):
+    text = said("reproduce", table, "--data", few, "--set", setting, "--out", tmp_path, "--runs", tmp_path, code=2)
+    assert f"--set {setting.split('=')[0]}: that is what the rows of {table}" in text and not any(tmp_path.iterdir())
+
+
+def test_other_files_beside_the_runs_are_left_alone(copy):
+    (copy / "few" / "notes.json").write_text("{")
+    assert "camp-base" in read_kept(copy / "few")

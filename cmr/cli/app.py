@@ -58,7 +58,9 @@ class Terminated(KeyboardInterrupt):
 def halt(number: int, frame) -> None:
     "A signal's handler: raise Terminated or KeyboardInterrupt; in the midst of an import, half of which is worse than none, end at once."
     while frame and "importlib" not in frame.f_code.co_filename: frame = frame.f_back
-    if frame: os._exit(128 + number)
+    if frame:
+        os.write(2, b"stopped before anything began\n")
+        os._exit(128 + number)
     raise Terminated("stopped by SIGTERM; what was finished is kept") if number == signal.SIGTERM else KeyboardInterrupt
 
 
@@ -91,9 +93,9 @@ def plain_errors() -> Iterator[None]:
 QUIET, EVERY = [False], 30.0  # is --quiet given; seconds between two lines of a bar that no terminal shows
 
 
-def say(line: str) -> None:
-    "Print a line that tells how far a command has come; no result, so not with --quiet."
-    if not QUIET[0] and os.environ.get("RANK", "0") == "0": typer.echo(line, err=True)  # of several processes the first one speaks
+def say(line: str, note: bool = False) -> None:
+    "Print a line that tells how far a command has come, which is no result, so not with --quiet; or a note."
+    if (note or not QUIET[0]) and os.environ.get("RANK", "0") == "0": typer.echo(line, err=True)  # the first of several processes
 
 
 def as_lines(file) -> Callable[[str], None]:

@@ -101,8 +101,7 @@ def calibrate_command(
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
     figure: Annotated[Path | None, PathOption(help="Draw the reliability curve into this file. Default: reliability.png beside "
                                               "calibration.json.")] = None,
-    imports: Imports = None,
-    device: Device = None,
+    imports: Imports = None, device: Device = None,
 ):
     """Fit probabilities to a model's scores, so that a search can say that nothing matches.
 

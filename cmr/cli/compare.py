@@ -40,16 +40,8 @@ def run_table(rows: Callable, settings: dict, data: Path, out: Path, seeds: str,
 @app.command("compare")
 def compare_command(
     models: Annotated[list[str] | None, typer.Argument(help="Models, such as vse scan camp. Default: the package's ten.")] = None,
-    data: Data = None,
-    seeds: Seeds = "0",
-    epochs: Epochs = None,
-    embed_dim: Width = None,
-    recipe: AnyRecipe = None,
-    settings: Settings = None,
-    imports: Imports = None,
-    out: Out = Path("runs/compare"),
-    split: Split = "test",
-    device: Device = None,
+    data: Data = None, recipe: AnyRecipe = None, seeds: Seeds = "0", epochs: Epochs = None, embed_dim: Width = None,
+    settings: Settings = None, imports: Imports = None, out: Out = Path("runs/compare"), split: Split = "test", device: Device = None,
 ):
     """Train several models with one budget and the same seeds, and draw the table: recall, twins, parameters, time.
 
@@ -65,7 +57,7 @@ def compare_command(
     The table comes as markdown, csv and LaTeX, with each row against the best one, image by image.
     """
     from cmr.training import compare
-    data = pick_data(data)
+    data = pick_data(data, recipe)
     base = with_options(pick_recipe(recipe, data, device), {"epochs": epochs}, {"embed_dim": embed_dim})
     run_table(lambda chosen: compare.models(models or [], base, chosen), read_settings(settings), data,
               out, seeds, split, device, recipe, epochs)
@@ -77,15 +69,8 @@ def ablate_command(
     data: Data = None,
     rows: Annotated[list[str] | None, typer.Option(help="A row of the table; a+b takes two together. Can be given several times. "
                                                       "Default: all twelve.")] = None,
-    seeds: Seeds = "0",
-    epochs: Epochs = None,
-    embed_dim: Width = None,
-    recipe: AnyRecipe = None,
-    settings: Settings = None,
-    imports: Imports = None,
-    out: Out = Path("runs/ablate-camp"),
-    split: Split = "test",
-    device: Device = None,
+    recipe: AnyRecipe = None, seeds: Seeds = "0", epochs: Epochs = None, embed_dim: Width = None, settings: Settings = None,
+    imports: Imports = None, out: Out = Path("runs/ablate-camp"), split: Split = "test", device: Device = None,
 ):
     """Train rows of CAMP's Table 3 with one budget and the same seeds, and draw the table.
 
@@ -102,7 +87,7 @@ def ablate_command(
     """
     from cmr.training import compare, for_model
     if model.lower() != "camp": raise ValueError(f"no ablations of {model!r}: there are some of camp")
-    data = pick_data(data)
+    data = pick_data(data, recipe)
     base = with_options(for_model(pick_recipe(recipe, data, device, "camp"), "camp"), {"epochs": epochs}, {"embed_dim": embed_dim})
     run_table(lambda chosen: compare.ablations(rows or [], base, chosen), read_settings(settings), data,
               out, seeds, split, device, recipe, epochs)

@@ -12,7 +12,7 @@ from cmr.cli.app import App, PathArgument, PathOption, app, say
 
 data_app = App(no_args_is_help=True, rich_markup_mode="rich", help="Make the built-in data, or convert published data.")
 app.add_typer(data_app, name="data")
-SCENES = Path("data/scenes")
+SCENES, FILES = Path("data/scenes"), (".json", ".toml")  # the built-in data; what a recipe's file ends in
 COUNTS = {"train": 3000, "dev": 500, "test": 500}
 
 
@@ -22,9 +22,13 @@ def draw_scenes(out: Path, seed: int, counts: dict[str, int]) -> None:
     make_scenes(out, seed, counts, True)
 
 
-def pick_data(data: Path | None) -> Path:
-    "The data folder; the built-in scenes, drawn now if they are not there, where none was given."
-    if data is not None: return data
+def pick_data(data: Path | None, recipe: str | None = None) -> Path:
+    "The data folder: the one given, else the one that a recipe's file names, else the built-in scenes, drawn now if they are not there."
+    if data is None and recipe and recipe.endswith(FILES):
+        from cmr.training.recipes import config_content
+        data = config_content(recipe).get("data")
+        if not isinstance(data, (str, type(None))): raise ValueError(f"{recipe}: data={data!r} names no folder")
+    if data: return Path(data)
     from cmr.data.datasets import read_manifest
     about = read_manifest(SCENES)
     there = [split for split in COUNTS if (SCENES / f"{split}.h5").is_file() and (about is None or split in about.files)]
@@ -67,7 +71,11 @@ def data_scenes(
       cmr data scenes --seed 1 --out data/scenes1
       cmr data scenes --train 300 --dev 50 --test 50 --out data/few
     """
-    draw_scenes(out, seed, {"train": train, "dev": dev, "test": test})
+    from cmr.data.datasets import read_manifest
+    wanted, about = {"train": train, "dev": dev, "test": test}, read_manifest(out)
+    if about and (about.seed, about.counts) != (seed, wanted):
+        raise ValueError(f"{out} holds scenes of seed {about.seed}, {about.counts}, which runs may need: name another --out, or delete it")
+    draw_scenes(out, seed, wanted)
     typer.echo(f"The scenes are in {out}. Next: cmr train --data {out}")
 
 
@@ -78,8 +86,7 @@ def data_convert(
     out: Annotated[Path, PathArgument(help="Folder for {split}.h5.")],
     karpathy: Annotated[Path | None, PathOption(help="Take captions and splits from this json; SOURCE is then "
                                                     "the features (.npy).")] = None,
-    features: Annotated[Path | None, PathOption(help="With a json: the .npy file with one row (regions, numbers) "
-                                                    "for each image.")] = None,
+    features: Annotated[Path | None, PathOption(help="With a json: the .npy file with one row (regions, numbers) for each image.")] = None,
     ids: Annotated[Path | None, PathOption(help="With a json: a text file that names the image of each row of the features.")] = None,
 ):
     """Turn published data into one HDF5 file a split, each image once, with little memory.

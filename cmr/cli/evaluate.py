@@ -225,8 +225,7 @@ def evaluate_command(
                                                "rank, best right answer, best wrong one, and the score of each.")] = None,
     max_memory: Annotated[str | None, typer.Option(help="What the scoring may take at a time, such as 500MB or 2GB. "
                                                       "Default: what suits the machine.")] = None,
-    imports: Imports = None,
-    device: Device = None,
+    imports: Imports = None, device: Device = None,
     engine: Engine = True,
 ):
     """Print R@1, R@5, R@10 in both directions and R@sum, with 95% intervals, and the ranks of the right answers.

@@ -50,8 +50,7 @@ def features_command(
     merge: Annotated[bool, typer.Option("--merge", help="Put files of features together, such as all shards.")] = False,
     on_error: Annotated[OnError, typer.Option(help="At a picture that can't be read: leave it out and name it, or stop.")] = OnError.skip,
     progress: Annotated[bool, typer.Option("--progress/--no-progress", help="Show a bar.")] = True,
-    imports: Imports = None,
-    device: Device = None,
+    imports: Imports = None, device: Device = None,
 ):
     """Region features of your own pictures: a folder becomes one HDF5 file.
 

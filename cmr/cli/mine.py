@@ -21,8 +21,7 @@ def mine_command(
                                          "score: there the model may be right.")] = 0.1,
     out: Annotated[Path | None, PathOption(help="The file to write. Default: {split}_twins.json in the data folder, where --set twins=true "
                                            "looks for it.")] = None,
-    imports: Imports = None,
-    device: Device = None,
+    imports: Imports = None, device: Device = None,
 ):
     """Find images that a model takes for each other, so that the next training puts each pair into one batch.
 
@@ -39,5 +38,6 @@ def mine_command(
     where = open_split(data, split)
     found, usual = mine_twins(trained, where, vocabulary, doubt), data / f"{split}_twins.json"
     write_twins(found, out := out or usual)
+    if out == usual and (data / f"{split}_scenes.json").is_file(): typer.echo("It is read in place of the twins that the scenes have.")
     typer.echo(f"wrote {out}: {len(found.together):,} pairs of {where.n_images:,} images. "
                + (f"Next: cmr train --data {data} --set twins=true" if out == usual else f"A training with twins=true reads {usual}"))

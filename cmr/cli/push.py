@@ -19,8 +19,7 @@ def push_command(
     split: Annotated[str, typer.Option(help="The split whose recalls the card shows.")] = "test",
     about: Annotated[str | None, typer.Option(help="What it learned from, in words. Default: the data folder's name.")] = None,
     licence: Annotated[str, typer.Option(help="Licence of the weights, as the hub names it, such as apache-2.0.")] = "other",
-    private: Annotated[bool, typer.Option("--private", help="Only you can see it.")] = False,
-    device: Device = None,
+    private: Annotated[bool, typer.Option("--private", help="Only you can see it.")] = False, device: Device = None,
 ):
     """Evaluate a run's best model and send it to the hub: weights, config, vocabulary, and a card with data, recipe,
     recalls with their intervals, extractor and licence. `hf auth login` or HF_TOKEN say who you are.

@@ -18,11 +18,7 @@ from cmr.cli.train import pick_recipe, with_options
 @app.command("reproduce")
 def reproduce_command(
     table: Annotated[str | None, typer.Argument(help="imram-1, imram-4, imram-5, imram-6, imram-fig3, camp-2 or camp-3.")] = None,
-    data: Data = None,
-    seeds: Seeds = "0,1,2",
-    epochs: Epochs = None,
-    recipe: AnyRecipe = None,
-    settings: Settings = None,
+    data: Data = None, recipe: AnyRecipe = None, seeds: Seeds = "0,1,2", epochs: Epochs = None, settings: Settings = None,
     out: Annotated[Path, PathOption(help="Gets a folder named as the data's, with a small json for each row and seed.")] = Path("results"),
     runs: Annotated[Path, PathOption(help="Gets the weights.")] = Path("runs/reproduce"),
     write: Annotated[Path | None, PathOption(help="Draw all that is kept between the marks <!-- reproduced --> and "
@@ -46,7 +42,7 @@ def reproduce_command(
     if not (table or write): raise ValueError(f"name a table ({', '.join(made.TABLES)}), or a page (--write docs/results.md)")
     if table:
         made.find_table(table)  # an unknown one is refused before data is drawn
-        data = pick_data(data)
+        data = pick_data(data, recipe)
         base = with_options(pick_recipe(recipe, data, device, table.split("-")[0]), {"epochs": epochs}, {})
         said = [*(["--epochs", epochs] if epochs else []), *(["--recipe", recipe] if recipe else []),
                 *(word for pair in settings or [] for word in ("--set", pair))]

@@ -115,9 +115,7 @@ def search_command(
                                       "a shortlist then loses less (data folders only).")] = False,
     extractor: Annotated[str | None, typer.Option(help="Who looks at new pictures, where the model doesn't say.")] = None,
     qdrant: Annotated[str | None, typer.Option(help="Keep a data folder's gallery on Qdrant: a URL, or a folder.")] = None,
-    collection: Annotated[str, typer.Option(help="Its name there.")] = "cmr",
-    imports: Imports = None,
-    device: Device = None,
+    collection: Annotated[str, typer.Option(help="Its name there.")] = "cmr", imports: Imports = None, device: Device = None,
 ):
     """Find images for a sentence, or captions for an image, and show which word looked where.
 

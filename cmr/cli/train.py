@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cmr.cli.app import Device, Engine, Imports, PathOption, Settings, app, read_settings, say
-from cmr.cli.data import pick_data
+from cmr.cli.data import FILES, pick_data
 
 if TYPE_CHECKING: from cmr.training import Recipe
 
@@ -27,9 +27,6 @@ def fitting(data: Path, device: str | None) -> str:
     if (data / "train_scenes.json").is_file(): return "scenes"
     if device == "cpu" or not torch.cuda.is_available(): return "f8k-small"
     return next((name for name, images in (("imram-coco", 100_000), ("imram-f30k", 20_000)) if split.n_images >= images), "imram-f8k")
-
-
-FILES = (".json", ".toml")  # what a recipe's file ends in
 
 
 def pick_recipe(name: str | None, data: Path, device: str | None, model: str | None = None) -> Recipe:
@@ -81,7 +78,7 @@ def suited(recipes: list[Recipe], data: Path, name: str | None, settings: Mappin
     found = [for_few(recipe, captions, {*named, *(key for key, value in settings.items() if value is not None)}) for recipe in recipes]
     changed = [", ".join(f"{key}={getattr(new, key)}" for key in ("min_count", "batch_size", "epochs", "decay_every", "warmup_steps")
                          if getattr(new, key) != getattr(old, key)) for old, new in zip(recipes, found)]
-    for line in filter(None, dict.fromkeys(changed)): say(f"Few captions ({captions:,}): {line}; --set changes any")
+    for line in filter(None, dict.fromkeys(changed)): say(f"Few captions ({captions:,}): {line}; --set changes any", note=True)
     return found
 
 
@@ -95,6 +92,7 @@ def show_summary(result: dict, imports: list[str] | None) -> None:
     "What came out, and what to type next."
     typer.echo(f"{result['stopped']}: {result['epochs']} epochs, {result['step']} steps, {result['parameters']:,} weights, "
                f"{result['seconds']:.0f} s on {result['device']}, {result['waiting']:.1%} of the training spent waiting for data")
+    if not result["best"] and result["looked"] is not None: typer.echo(f"no whole epoch: dev R@sum {result['looked']:.1f}")
     if result["best"]:
         typer.echo(f"best: epoch {result['best_epoch']}, dev R@sum {result['best']['rsum']:.1f}; "
                    f"the curves are in {result['out']}/curves.png")
@@ -114,16 +112,10 @@ def recipe_of_run(out: Path, data: Path | None) -> tuple[Recipe, Path | None]:  
 
 
 def start(
-    data: Path | None,
-    recipe: str | None,
-    model: str | None,
-    out: Path | None,
-    resume: bool,
-    settings: tuple,       # as the last three arguments of `adjust`
-    device: str | None,
-    imports: list[str] | None = None,
-    track: list[str] | None = None,
-    **how,                 # as for `cmr.training.train`
+    data: Path | None, recipe: str | None, model: str | None, out: Path | None, resume: bool,
+    settings: tuple, # as the last three arguments of `adjust`
+    device: str | None, imports: list[str] | None = None, track: list[str] | None = None,
+    **how,           # as for `cmr.training.train`
 ) -> None:
     "Find data and recipe, train, and say what came out; under a launcher every process does it, and the first one speaks."
     rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
@@ -133,9 +125,9 @@ def start(
     check_trackers(track or [])
     base, recorded = recipe_of_run(out, data) if resume and out and not (recipe and data) else (None, None)
     data = data or recorded
-    if data is None and world_size > 1:
+    if data is None and not (recipe or "").endswith(FILES) and world_size > 1:
         raise ValueError("several processes: say with --data which data folder they share (`cmr data scenes` makes one)")
-    data = pick_data(data)
+    data = pick_data(data, recipe)
     final = adjust(pick_recipe(recipe, data, device, model) if recipe or base is None else base, model, *settings)
     if recipe or base is None: [final] = suited([final], data, recipe, {**settings[0], **settings[2]})
     out = out or Path("runs") / f"{final.name}-{final.matcher}"
@@ -184,8 +176,7 @@ def train_command(
     warmup_steps: Annotated[int | None, typer.Option(min=0, help="Steps with all negatives first. Default: the recipe's, "
                                                        "or what the model needs.")] = None,
     settings: Settings = None,
-    imports: Imports = None,
-    device: Device = None,
+    imports: Imports = None, device: Device = None,
     precision: Annotated[str | None, typer.Option(help="fp32, tf32 (NVIDIA GPUs) or bf16. Default: what accelerate's configuration says, "
                                                      "else fp32.")] = None,
     track: Annotated[list[str] | None, typer.Option(help="Send settings, numbers and a picture of retrieved lists to a tracker that "

@@ -33,14 +33,12 @@ def check_scores(scores: np.ndarray | Tensor) -> None:  # (I, C) row i holds ima
     if not any(kind in str(getattr(scores, "dtype", "")) for kind in ("float", "int", "bool")):
         raise ValueError(f"scores must be an array or a tensor of real numbers; got {getattr(scores, 'dtype', type(scores).__name__)}")
     if len(scores.shape) != 2 or 0 in scores.shape:
-        raise ValueError(f"scores must be a matrix, images by captions, with no side empty; "
-                         f"got shape {tuple(scores.shape)}")
+        raise ValueError(f"scores must be a matrix, images by captions, with no side empty; got shape {tuple(scores.shape)}")
     for start, block in row_blocks(scores):
         bad = np.argwhere(~np.isfinite(block))
         if len(bad):
             i, c = bad[0]
-            raise ValueError(f"scores[{start + i}, {c}] is {block[i, c]}: no rank can be trusted; "
-                             f"look at the model and its features")
+            raise ValueError(f"scores[{start + i}, {c}] is {block[i, c]}: no rank can be trusted; look at the model and its features")
 
 # %% ../../nbs/data/answers.ipynb #af630df5
 def check_image_of_caption(
@@ -50,18 +48,14 @@ def check_image_of_caption(
     "`image_of_caption` as an array; ValueError unless each caption has an image and each image a caption."
     found, (images, captions) = as_array(image_of_caption), shape
     if found.ndim != 1 or found.dtype.kind not in "iu":
-        raise ValueError(f"image_of_caption must be one row of integers; "
-                         f"got shape {found.shape} of {found.dtype}")
+        raise ValueError(f"image_of_caption must be one row of integers; got shape {found.shape} of {found.dtype}")
     if len(found) != captions:
-        raise ValueError(f"image_of_caption names {len(found)} captions, scores have {captions} columns "
-                         f"(and {images} rows, one per image)")
+        raise ValueError(f"image_of_caption names {len(found)} captions, scores have {captions} columns (and {images} rows, one per image)")
     if found.min() < 0 or found.max() >= images:
-        raise ValueError(f"image_of_caption holds images {found.min()} to {found.max()}, "
-                         f"scores have rows 0 to {images - 1}")
+        raise ValueError(f"image_of_caption holds images {found.min()} to {found.max()}, scores have rows 0 to {images - 1}")
     bare = np.flatnonzero(np.bincount(found, minlength=images) == 0)
     if len(bare):
-        raise ValueError(f"{len(bare)} images have no caption, the first is image {bare[0]}: "
-                         f"leave their rows out")
+        raise ValueError(f"{len(bare)} images have no caption, the first is image {bare[0]}: leave their rows out")
     return found.astype(np.int64)
 
 # %% ../../nbs/data/answers.ipynb #b2c00014
@@ -70,7 +64,8 @@ def listed_pairs(
     images: int,      # I
 ) -> tuple:           # (P,) images and (P,) captions, int64 arrays
     "Right pairs, caption by caption; ValueError where a number is no image or stands twice."
-    pairs = [(i, c) for c, own in enumerate(image_of_caption) for i in own]
+    lists = (own.tolist() if hasattr(own, "tolist") else own for own in image_of_caption)
+    pairs = [(i, c) for c, own in enumerate(lists) for i in (own if isinstance(own, (list, tuple, set, frozenset)) else [own])]
     for i, c in pairs:
         if isinstance(i, bool) or not isinstance(i, (int, np.integer)) or not 0 <= i < images:
             raise ValueError(f"image_of_caption[{c}] holds {i!r}: images are integers, 0 to {images - 1}")
@@ -80,12 +75,11 @@ def listed_pairs(
 
 # %% ../../nbs/data/answers.ipynb #b2c00015
 def right_pairs(
-    image_of_caption, # (C,) integers; or C lists or sets of images, a caption's own first; or (I, C) booleans
+    image_of_caption, # (C,) integers; or C lists, sets or arrays of images, a caption's own first; or (I, C) booleans
     shape: tuple,     # (I, C) of the scores
 ) -> tuple:           # (P,) images and (P,) captions of the right pairs, int64 arrays, caption by caption
     "Which pairs are right; ValueError unless each caption has a right image and each image a right caption."
-    if isinstance(image_of_caption, (list, tuple)) and any(isinstance(x, (list, tuple, set, frozenset))
-                                                           for x in image_of_caption):
+    if isinstance(image_of_caption, (list, tuple)) and any(isinstance(x, (set, frozenset)) or np.ndim(x) for x in image_of_caption):
         named, (images, captions) = (shape[0], len(image_of_caption)), listed_pairs(image_of_caption, shape[0])
     else:
         found = as_array(image_of_caption)

@@ -11,9 +11,7 @@ __all__ = ["CMPM", "DEVISE", "DVSA", "HardAssignment", "ORDER", "PVSE", "VSRN", 
 # Numbers that scoring holds for a pair, so that tiles fit. They stand here because a model knows nothing of `cmr.fast`.
 
 @floats_per_pair.register
-def order_floats(model: ORDER, m: int, n: int, d: int) -> int:
-    "All differences, before and after the square."
-    return 2 * d + 2
+def order_floats(model: ORDER, m: int, n: int, d: int) -> int: "All differences, before and after the square."; return 2 * d + 2
 
 
 @floats_per_pair.register(HardAssignment)
@@ -24,12 +22,8 @@ def best_region_floats(model: DVSA | HardAssignment, m: int, n: int, d: int) -> 
 
 
 @floats_per_pair.register
-def cmpm_floats(model: CMPM, m: int, n: int, d: int) -> int:
-    "The score itself."
-    return 1
+def cmpm_floats(model: CMPM, m: int, n: int, d: int) -> int: "The score itself."; return 1
 
 
 @floats_per_pair.register
-def pvse_floats(model: PVSE, m: int, n: int, d: int) -> int:
-    "The K x K cosines, a masked copy, and the masks."
-    return 3 * m * n
+def pvse_floats(model: PVSE, m: int, n: int, d: int) -> int: "The K x K cosines, a masked copy, and the masks."; return 3 * m * n

@@ -182,7 +182,7 @@ class Run:
         callbacks: Sequence = (),     # as for `train`
     ):
         self.recipe, self.out, self.at, self.engine, self.callbacks = recipe, Path(out_folder), Standing(), engine, tuple(callbacks)
-        self.best: dict[str, Tensor] | None = None # weights of the best epoch, in the main process
+        self.best: dict[str, Tensor] | None = None; self.looked: float | None = None # best weights, in the main process; R@sum in mid-epoch
         self.train, self.dev, *others = (open_split(data_folder, name) for name in ("train", "dev", "test")
                                          if name != "test" or name in splits(data_folder))
         check_splits(self.train, self.dev, *others)
@@ -191,7 +191,7 @@ class Run:
         for split in (self.train, self.dev, *others): look_through(split, self.vocabulary)
         self.model = build(recipe, self.train.region_dim, len(self.vocabulary))
         self.model.vocabulary, self.model.extractor, self.loss = self.vocabulary, self.train.extractor, loss_for(self.model, recipe)
-        self.standstill = self.loss.standstill(recipe.batch_size) # the loss of a pair where all scores are equal
+        self.standstill = self.loss.standstill(min(recipe.batch_size, len(self.train))) # the loss of a pair where all scores are equal
         self.warmup_steps = self.model.warmup_steps if recipe.warmup_steps is None else recipe.warmup_steps
         self.twins, self.precision = twins_for(self, data_folder), choose_precision(precision, earlier.get("precision"))
         self.accelerator = make_accelerator(device, self.precision, recipe.accumulate)

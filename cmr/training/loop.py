@@ -269,6 +269,7 @@ def look_on_dev(
     "Evaluate between two steps of an epoch: a line, and a point for TensorBoard. It changes nothing."
     if not run.main: return
     found = evaluate(run.model, run.dev, run.vocabulary, progress=run.progress, engine=run.engine)[0].rsum
+    run.looked = found
     writer.add_scalar("step/rsum", found, run.at.step)
     if run.progress: bar.write(f"step {run.at.step}: loss {run.at.loss / max(run.at.pairs, 1):.3f}, dev R@sum {found:.1f}")
 
@@ -522,7 +523,7 @@ def summary(
     return {"name": run.recipe.name, "matcher": run.recipe.matcher, "out": str(run.out), "device": run.device.type,
             "ranks": rank_and_world_size()[1], "stopped": stopped, "epochs": at.epoch, "step": at.step,
             "seconds": sum(row["seconds"] for row in at.rows) + at.seconds, "waiting": float(np.mean(shares or [0])),
-            "parameters": sum(p.numel() for p in run.model.parameters()), "best_epoch": at.best_epoch, "best": best}
+            "parameters": sum(p.numel() for p in run.model.parameters()), "best_epoch": at.best_epoch, "best": best, "looked": run.looked}
 
 # %% ../../nbs/training/loop.ipynb #16c9e7c3
 def train_stage(

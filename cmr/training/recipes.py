@@ -411,7 +411,7 @@ def write_recipe(
     "recipe.json: the recipe, and which data it was used on."
     write_text(out / "recipe.json", json.dumps({**asdict(recipe), "data": str(data_folder)}, indent=2) + "\n")
 
-INSTEAD = "take another copy, or name the recipe and the data that the run began with (--recipe NAME --data FOLDER)"
+INSTEAD = "name a run's folder, take another copy, or name the recipe and the data that it began with (--recipe NAME --data FOLDER)"
 NEEDED = ("name", "epochs", "patience", "save_every", "seed") # every version wrote them; the rest is held against the checkpoint
 
 def recipe_from(
@@ -441,7 +441,7 @@ def read_recipe(
 ) -> tuple[Recipe, Path]:      # and the data folder it was used on
     "What `write_recipe` wrote; FileNotFoundError or ValueError names the file."
     path = Path(out) / "recipe.json"
-    content = read_json(path, dict[str, Any], "the recipe of a run", INSTEAD)
+    content = read_json(path, dict[str, Any], "recipe of a run", INSTEAD)
     data = content.pop("data", None)
     if not isinstance(data, str) or not 0 < len(data) <= 4096 or len(Path(data).name) > 255:
         raise ValueError(f"{path} does not say which data it was used on (data: {printable(repr(data), 60)}): {INSTEAD}")

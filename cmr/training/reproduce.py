@@ -175,6 +175,8 @@ def reproduce(
     found, data = find_table(name), Path(data)
     called, base = data.resolve().name, change(for_model(recipe, name.split("-")[0]), settings)
     entries = [Entry(label, replace(base, args={**base.args, **ROWS[label]})) for label in found.rows.values()]
+    if own := sorted({key for label in found.rows.values() for key in ROWS[label]} & set(settings)):
+        raise ValueError(f"--set {own[0]}: that is what the rows of {name} differ in, or have in common: leave it out")
     if found.words: tagger(data, "test")                                             # what is missing is said now
     def act(entry: Entry, seed: int) -> dict:
         return one_run(entry, seed, data, Path(out) / called, Path(runs) / called, bool(found.words), command, **how)
@@ -221,7 +223,7 @@ def read_kept(out: Path) -> dict[str, dict[int, dict]]: # label -> seed -> run
     "All runs that are kept for one data folder. ValueError names a file that is damaged, or of other data than the first."
     rows: dict[str, dict[int, dict]] = {}
     first: dict = {}
-    for path in sorted(out.glob("*.json")):
+    for path in sorted(out.glob("*-seed*.json")):
         run = read_json(path, Kept, "a kept run", REMEDY).model_dump(exclude_unset=True)
         first = first or run["fingerprint"]
         if run["fingerprint"] != first: raise ValueError(f"{printable(path)} is of other data than the runs beside it: {REMEDY}")

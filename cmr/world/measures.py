@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..data.answers import as_array, check_scores
 from ..recall import Report, report
-from .scenes import truth, twin_accuracy
+from .scenes import truth, twin_accuracy, twin_pairs
 
 # %% ../../nbs/world/measures.ipynb #d4e00010
 def right_images(
@@ -32,8 +33,8 @@ def at_r(
 ) -> tuple:             # (Q,) mAP@R and (Q,) R-precision, 0 to 1
     "Precision at R, and its mean over the right ones' places up to R; ValueError where a query has no right answer."
     scores, right = np.asarray(scores), np.asarray(right, bool)
-    many = right.sum(axis=1)
-    if scores.shape != right.shape or not np.isfinite(scores).all() or not many.all():
+    many = right.sum(axis=-1)
+    if scores.ndim != 2 or scores.shape != right.shape or not np.isfinite(scores).all() or not many.all():
         raise ValueError(f"scores {scores.shape} and right answers {right.shape} must be of one shape and finite, a right one in each row")
     order = np.lexsort((right, -scores.astype(float)), axis=1)
     found = np.take_along_axis(right, order, axis=1) & (np.arange(right.shape[1]) < many[:, None])
@@ -47,11 +48,10 @@ def winoground(
     twin: np.ndarray,             # (I,) number of an image's twin, -1 where it has none
 ) -> tuple:                       # text, image and group score in percent; nan where there are no twins
     "Twins told apart by each image, by each caption, by both; a tie counts as wrong."
-    own = np.asarray(image_of_caption)
-    four = [(i, a, j, b) for i, j in enumerate(twin) if j > i
-            for a, b in zip(np.flatnonzero(own == i), np.flatnonzero(own == j), strict=True)]
-    if not four: return math.nan, math.nan, math.nan
-    i, a, j, b = np.array(four).T
+    i, a, j, b = twin_pairs(scores, image_of_caption, twin).T
+    i, a, j, b = (x[(j > i) | (np.asarray(twin)[j] != i)] for x in (i, a, j, b))
+    if not len(i): return math.nan, math.nan, math.nan
+    scores = as_array(scores)
     text = (scores[i, a] > scores[i, b]) & (scores[j, b] > scores[j, a])
     image = (scores[i, a] > scores[j, a]) & (scores[j, b] > scores[i, b])
     return tuple(100 * float(told.mean()) for told in (text, image, text & image))
@@ -60,8 +60,9 @@ def winoground(
 def blind(
     scores: np.ndarray, # (I, C)
 ) -> np.ndarray:        # (I, C) the same in every row
-    "Scores without the picture: each caption's mean over all images."
-    return np.broadcast_to(np.asarray(scores).mean(axis=0), np.shape(scores))
+    "Scores without the picture: each caption's mean over all images. ValueError as `check_scores`."
+    check_scores(scores)
+    return np.broadcast_to(as_array(scores).mean(axis=0), np.shape(scores))
 
 def plausibility(
     read: Sequence[str],     # captions of the training split

@@ -11,8 +11,8 @@ __all__ = ['SIZE', 'COLOURS', 'LIGHT', 'SIZES', 'PATTERNS', 'RELATIONS', 'PLACES
            'inside', 'make_scene', 'texture', 'paint', 'draw', 'Meaning', 'Caption', 'fits', 'is_true', 'phrase',
            'clause', 'which_clause', 'sentence', 'bits', 'claim', 'choose_facts', 'claim_about', 'swap_colours',
            'turn_round', 'twin_captions', 'colour_twin', 'relation_twin', 'Entry', 'single', 'pair', 'make_split',
-           'truth', 'ceiling', 'twin_accuracy', 'EntryJson', 'entry_to_json', 'entry_from_json', 'save_entries',
-           'load_entries', 'WorldReport', 'recoloured', 'world_report', 'sheet']
+           'truth', 'ceiling', 'twin_pairs', 'twin_accuracy', 'EntryJson', 'entry_to_json', 'entry_from_json',
+           'save_entries', 'load_entries', 'WorldReport', 'recoloured', 'world_report', 'sheet']
 
 # %% ../../nbs/world/scenes.ipynb #7838a1a0
 import json
@@ -31,6 +31,7 @@ from PIL import Image, ImageDraw
 from pydantic import AfterValidator, Field
 from tqdm.auto import tqdm
 
+from ..data.answers import as_array, check_scores
 from ..data.datasets import check_world
 from ..files import LONGEST_LINE, FromFile, h5_array, h5_text, open_h5, printable, read_json, write_text
 
@@ -826,16 +827,29 @@ def ceiling(
     return 100 * float(text), 100 * float(image)
 
 # %% ../../nbs/world/scenes.ipynb #eddd31a3
+def twin_pairs(
+    scores: np.ndarray,           # (I, C)
+    image_of_caption: np.ndarray, # (C,) each caption's own picture
+    twin: np.ndarray,             # (I,) number of a picture's twin, -1 where it has none
+) -> np.ndarray:                  # (T, 4) a picture, one of its captions, its twin, the twin's caption beside it
+    "Whom twins ask. ValueError for scores that are not finite, another number of pictures, or twins that have not as many captions."
+    check_scores(scores)
+    own, images = np.asarray(image_of_caption), len(scores)
+    if np.shape(twin) != (images,): raise ValueError(f"twin has shape {np.shape(twin)}, scores are of {images} pictures")
+    found = [(i, np.flatnonzero(own == i), j, np.flatnonzero(own == j)) for i, j in enumerate(twin) if j >= 0]
+    for i, a, j, b in found:
+        if len(a) != len(b): raise ValueError(f"pictures {i} and {j} are twins with {len(a)} and {len(b)} captions: pair them one to one")
+    return np.array([(i, x, j, y) for i, a, j, b in found for x, y in zip(a, b)], int).reshape(-1, 4)
+
 def twin_accuracy(
     scores: np.ndarray,           # (I, C) higher is better
     image_of_caption: np.ndarray, # (C,) each caption's own picture
     twin: np.ndarray,             # (I,) number of a picture's twin, -1 where it has none
 ) -> float:                       # percent; chance is 50, a tie counts as wrong; nan where there are no twins
     "How often a picture scores its own caption over the twin's, where the two are worded alike and one binding differs."
-    scores, image_of_caption = np.asarray(scores), np.asarray(image_of_caption)
-    right = [scores[i, a] > scores[i, b] for i, j in enumerate(twin) if j >= 0
-             for a, b in zip(np.nonzero(image_of_caption == i)[0], np.nonzero(image_of_caption == j)[0])]
-    return 100 * float(np.mean(right)) if right else math.nan
+    i, a, _, b = twin_pairs(scores, image_of_caption, twin).T
+    scores = as_array(scores)
+    return 100 * float(np.mean(scores[i, a] > scores[i, b])) if len(i) else math.nan
 
 # %% ../../nbs/world/scenes.ipynb #5132bb79
 def _one_of(names: Sequence[str]) -> AfterValidator:
