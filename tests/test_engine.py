@@ -517,3 +517,14 @@ def test_a_plan_that_was_made_without_a_graph_still_has_gradients(lists):
     weights = [p for ram in model.ram.values() for p in ram.parameters()]
     found, expected = (torch.autograd.grad(triplet(s), weights) for s in (sparse.planned_scores(own, images, captions), model.score(images, captions)))
     for a, b in zip(found, expected): assert torch.allclose(a, b, rtol=0, atol=1e-10)
+
+
+def test_sides_are_prepared_once_for_both_passes(lists, monkeypatch):
+    model, sides, calls = build(), [side for side, _ in lists], []
+    original = Recurrences.prepare
+    monkeypatch.setattr(Recurrences, "prepare", lambda self, *both: calls.append(1) or original(self, *both))
+    weights = [p for ram in model.ram.values() for p in ram.parameters()]
+    scores = training_scores(model, *sides)
+    first, second = (torch.autograd.grad(triplet(scores), weights, retain_graph=True) for _ in range(2))
+    assert len(calls) == 1
+    for a, b in zip(first, second): assert torch.equal(a, b)

@@ -315,7 +315,7 @@ def test_a_memory_with_dropout():
 
 
 def test_without_random_numbers_the_generator_is_not_touched(monkeypatch):
-    monkeypatch.setattr(sparse, "_slopes_in_order", None)
+    monkeypatch.setattr(sparse, "_again_in_order", None)
     model, (images, captions) = made(Dropping).eval(), sides()
     torch.manual_seed(3)
     training_scores(model, images, captions)[0, 0].backward()

@@ -55,7 +55,7 @@ def mix(
 def halves(
     layer: nn.Linear, # from 2d features to any number
 ) -> tuple[Tensor, ...]: # W_x and W_c, (out, d) each
-    "The two halves of W in W [x, c]."
+    "The two halves of W in W [x, c]: views. A product takes a copy of its own, or its gradient would come with rows and columns swapped."
     return layer.weight.chunk(2, 1)
 
 # %% ../../nbs/fast/engine.ipynb #9314669a
@@ -90,7 +90,7 @@ HALVES: dict[type, Halves] = {  # by the exact class: a subclass may do somethin
 def messages_of(memory: nn.Module, y: Tensor, contexts: Sequence[Tensor]) -> list[Tensor]: # (..., p) each, of responses (..., d)
     "What a memory of a class in HALVES mixes of each response fragment: W_c y for each of its layers, and what else it needs."
     own = HALVES[type(memory)]
-    return [*(linear(y, w, layer.bias) for w, layer in zip(contexts, own.layers(memory))), *own.others(memory, y)]
+    return [*(linear(y, w.contiguous(), layer.bias) for w, layer in zip(contexts, own.layers(memory))), *own.others(memory, y)]
 
 # %% ../../nbs/fast/engine.ipynb #e40e81f2
 def next_query(
@@ -105,7 +105,7 @@ def next_query(
     "The next queries (IMRAM Eq. 6): W [x, c] = W_x x + W_c c, and W_c c is the weighted sum of the messages W_c y."
     parts = [mix(weights, message, space) for message, space in zip_longest(messages, spaces)]
     for n, w in enumerate(cuts):
-        if torch.is_grad_enabled(): parts[n] = parts[n] + (shares[n] if shares else linear(x, w))
+        if torch.is_grad_enabled(): parts[n] = parts[n] + (shares[n] if shares else linear(x, w.contiguous()))
         elif shares: parts[n].add_(shares[n])
         else: parts[n].flatten(0, 2).addmm_(x.flatten(0, 2).to(parts[n].dtype), w.to(parts[n].dtype).t())
     return HALVES[type(memory)].join(x, *parts)
@@ -155,7 +155,7 @@ class Recurrence:
         "Add what is needed only once: lengths and shares of queries (B, k, d), Gram matrices and messages of responses (B, k, d)."
         x, y = query["values"], response["values"]
         messages = messages_of(self.memory, y, [w for _, w in self.cuts]) if self.steps > 1 else []
-        query |= {"inverse": inverse_lengths(x), **{f"share{n}": linear(x, w) for n, (w, _) in enumerate(self.cuts)}}
+        query |= {"inverse": inverse_lengths(x), **{f"share{n}": linear(x, w.contiguous()) for n, (w, _) in enumerate(self.cuts)}}
         response |= {"gram": gram(y), **{f"message{n}": message for n, message in enumerate(messages)}}
 
     def weigh(self, z: Tensor, response_mask: Tensor | None = None) -> Tensor:

@@ -22,8 +22,8 @@ from ..similarity import wide
 
 # %% auto #0
 __all__ = ['Side', 'BLOCK', 'GROUP', 'Rescored', 'take', 'cut', 'buffer', 'needed', 'reach', 'shortest_first', 'Plan', 'paired',
-           'AnyModel', 'plan', 'as_written', 'block_bytes', 'pairs_at_once', 'blocks', 'all_scores', 'again', 'slopes',
-           'SparseBackward', 'planned_scores', 'training_scores', 'scores_of', 'pair_scores']
+           'AnyModel', 'plan', 'as_written', 'block_bytes', 'pairs_at_once', 'blocks', 'all_scores', 'again',
+           'with_graph', 'slopes', 'SparseBackward', 'planned_scores', 'training_scores', 'scores_of', 'pair_scores']
 
 # %% ../../nbs/fast/sparse.ipynb #1c1f384e
 Side = dict[str, Tensor]  # what is computed once for each image, or once for each caption: tensors (B, k, ...) over k fragments
@@ -222,22 +222,23 @@ def _forward_room(plan: Plan, images: Side, captions: Side) -> int:
     "Pairs in a block of the forward pass: no more than there are, so that no buffer is larger than it need be."
     return min(pairs_at_once(plan, images, captions), max(1, len(images["mask"]) * len(captions["mask"])))
 
-def all_scores(
-    plan: Plan,
-    images: Fragments,   # I of them
-    captions: Fragments, # C of them
-) -> Tensor:             # (I, C), or (I, C, ...) where a model's logits have more axes
+def _block_scores(
+    plan: Plan, first: Side, second: Side, # I images and C captions, prepared, shortest first
+    m: list[int], n: list[int],            # how far each reaches
+) -> Tensor:                               # (I, C), or (I, C, ...) where a model's logits have more axes
     "Every image with every caption, block by block, without a graph."
-    (rows, m), (columns, n) = shortest_first(images.mask), shortest_first(captions.mask)
-    first, second = plan.prepare(images[rows], captions[columns])
     room = _forward_room(plan, first, second)
     scores, spaces = None, plan.spaces(first, second, room)
-    for i, k, c, l in blocks(m, n, room, GROUP.get(images.values.device.type)):
+    for i, k, c, l in blocks(m, n, room, GROUP.get(first["values"].device.type)):
         part = plan.all_pairs(cut(first, i, k), cut(second, c, l), spaces)
         if scores is None: scores = part.new_empty(len(m), len(n), *part.shape[2:])
         scores[i, c] = part
-    if scores is None: return wide(images.values.new_empty(len(m), len(n)))
-    return scores[rows.argsort()][:, columns.argsort()]
+    return wide(first["values"].new_empty(len(m), len(n))) if scores is None else scores
+
+def all_scores(plan: Plan, images: Fragments, captions: Fragments) -> Tensor: # (I, C), or (I, C, ...)
+    "Both sides prepared, shortest first; all blocks; and the order that was given."
+    (rows, m), (columns, n) = shortest_first(images.mask), shortest_first(captions.mask)
+    return _block_scores(plan, *plan.prepare(images[rows], captions[columns]), m, n)[rows.argsort()][:, columns.argsort()]
 
 # %% ../../nbs/fast/sparse.ipynb #4d6028cc
 Rescored = Iterator[tuple[Tensor, Tensor]]  # scores, with a graph, and their slopes
@@ -275,17 +276,20 @@ def _again_in_order(plan: Plan, images: Side, captions: Side, slope: Tensor) -> 
     for i, k, c, l in blocks(m, n, _forward_room(plan, images, captions), GROUP.get(slope.device.type)):
         yield plan.all_pairs(cut(images, i, k), cut(captions, c, l), None), slope[i, c]
 
+def with_graph(plan: Plan, images: Fragments, captions: Fragments) -> tuple[list[Tensor], tuple[Side, Side]]:
+    "Both fragments' values, and both sides prepared, which know how they were made: the second pass needn't prepare them again."
+    inputs = [x.values.detach().requires_grad_() for x in (images, captions)]
+    with torch.enable_grad(): return inputs, plan.prepare(Fragments(inputs[0], images.mask), Fragments(inputs[1], captions.mask))
+
 def slopes(
     plan: Plan,
-    images: Fragments,         # I of them
-    captions: Fragments,       # C of them
+    inputs: list[Tensor],      # as `with_graph` gives them
+    sides: tuple[Side, Side],  # I images and C captions
     slope: Tensor,             # (I, C, ...) the loss's gradient
-    rescore: Callable = again, # or `_again_in_order`, where all three are in the order of the forward pass
+    rescore: Callable = again, # or `_again_in_order`, where all are in the order of the forward pass
 ) -> list:                     # gradients of image fragments, caption fragments and each of plan.weights; None where there is none
     "The backward pass: score again what has a slope, and carry it through the blocks, then through what all blocks share."
-    inputs = [x.values.detach().requires_grad_() for x in (images, captions)]
     trained = [w for w in plan.weights if w.requires_grad]
-    sides = plan.prepare(Fragments(inputs[0], images.mask), Fragments(inputs[1], captions.mask))
     leaves = [{name: x.detach().requires_grad_(x.requires_grad) for name, x in side.items()} for side in sides]
     joints = [(x, leaf[name]) for side, leaf in zip(sides, leaves) for name, x in side.items()] + [(x, x) for x in plan.parts]
     joints = [(x, leaf) for x, leaf in joints if x.requires_grad]
@@ -296,15 +300,10 @@ def slopes(
         total = [b if a is None else a if b is None else a + b for a, b in zip(total, found)]
     used = [(x, g) for (x, _), g in zip(joints, total) if g is not None]
     if not used: return [None] * (2 + len(trained))
-    return list(torch.autograd.grad([x for x, _ in used], [*inputs, *trained], [g for _, g in used], allow_unused=True))
+    ends, sums = zip(*used)
+    return list(torch.autograd.grad(ends, [*inputs, *trained], sums, retain_graph=True, allow_unused=True))
 
 # %% ../../nbs/fast/sparse.ipynb #0f28b0c1
-def _slopes_in_order(plan: Plan, images: Fragments, captions: Fragments, slope: Tensor) -> list:
-    "The backward pass of a scoring that draws random numbers: its very blocks, each side sorted as there."
-    rows, columns = shortest_first(images.mask)[0], shortest_first(captions.mask)[0]
-    v, t, *rest = slopes(plan, images[rows], captions[columns], slope[rows][:, columns], _again_in_order)
-    return [None if v is None else v[rows.argsort()], None if t is None else t[columns.argsort()], *rest]
-
 def _random_state(device: torch.device) -> list[Tensor]:
     "Where the generators stand that scoring may draw from: the processor's, and the GPU's."
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
@@ -328,27 +327,30 @@ def _check_weights(then: Sequence[Tensor], now: Sequence[Tensor]) -> None:
 
 # %% ../../nbs/fast/sparse.ipynb #ff12b1a1
 class SparseBackward(torch.autograd.Function):
-    "Scores (I, C) without a graph; in the backward pass, those with a slope are scored again, with one."
+    "Scores (I, C) without a graph; in the backward pass, those with a slope are scored again, with one. Both sides lie shortest first."
     @staticmethod
     def forward(ctx, plan, image_mask, caption_mask, images, captions, *weights):
         "All scores by a plan; RNG state is kept where scoring has drawn from it."
         kind, before = images.device.type, _random_state(images.device)
         ctx.plan, ctx.cast, ctx.weights = plan, (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)), weights
-        ctx.save_for_backward(image_mask, caption_mask, images, captions, *weights)
-        scores = all_scores(plan, Fragments(images, image_mask), Fragments(captions, caption_mask))
+        (rows, m), (columns, n) = shortest_first(image_mask), shortest_first(caption_mask)
+        ctx.order, ctx.places = (rows, columns), (rows.argsort(), columns.argsort())
+        ctx.made = with_graph(plan, Fragments(images, image_mask)[rows], Fragments(captions, caption_mask)[columns])
+        ctx.save_for_backward(images, captions, *weights)
+        scores = _block_scores(plan, *ctx.made[1], m, n)
         ctx.random = None if all(map(torch.equal, before, _random_state(images.device))) else before
-        return scores
+        return scores[ctx.places[0]][:, ctx.places[1]]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, slope):
         "Gradients of fragments and weights. RuntimeError where a weight was changed or replaced since."
-        image_mask, caption_mask, images, captions, *weights = ctx.saved_tensors
+        images, captions, *weights = ctx.saved_tensors
         _check_weights(ctx.weights, ctx.plan.weights)
-        carry = slopes if ctx.random is None else _slopes_in_order
+        rescore, slope = again if ctx.random is None else _again_in_order, slope[ctx.order[0]][:, ctx.order[1]]
         with torch.enable_grad(), torch.autocast(*ctx.cast), _random_numbers(ctx.random, images.device):
-            found = carry(ctx.plan, Fragments(images, image_mask), Fragments(captions, caption_mask), slope)
-        ends, rest = [torch.zeros_like(x) if g is None else g for x, g in zip((images, captions), found)], iter(found[2:])
+            found = slopes(ctx.plan, *ctx.made, slope, rescore)
+        ends, rest = [torch.zeros_like(x) if g is None else g[i] for x, g, i in zip((images, captions), found, ctx.places)], iter(found[2:])
         return None, None, None, *ends, *(next(rest) if w.requires_grad else None for w in weights)
 
 # %% ../../nbs/fast/sparse.ipynb #bc65aa41
