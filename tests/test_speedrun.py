@@ -38,5 +38,8 @@ def test_an_entry_by_the_rules_has_every_column_of_the_table(world, tmp_path, mo
         line, = (line for line in said.splitlines() if line.startswith("|"))
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         assert len(cells) == 7 and cells[1] == "mine" and cells[6].startswith("`cmr") and (cells[4] == "?" if ratio else float(cells[4]) > 0)
-    (tmp_path / "runs/speedrun/mine/0/machine.txt").write_text("2020-01-01 | an old machine")
-    assert "| 2020-01-01 | mine |" in call("speedrun", "mine", *words)
+    (tmp_path / "runs/speedrun/mine/0/machine.json").write_text('{"date": "2020-01-01", "processor": "an old one", "threads": 3}')
+    said = call("speedrun", "mine", *words)
+    assert "| 2020-01-01 | mine |" in said and "| an old one, 3 threads |" in said
+    (tmp_path / "runs/speedrun/mine/0/machine.json").unlink()
+    assert "no note of the machine at" in call("speedrun", "mine", *words, code=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shlex
@@ -40,8 +41,7 @@ def one_run(recipe, data: Path, folder: Path, target: float, device: str | None)
     from cmr.training import train
     from cmr.training.compare import machine
     begun = (folder / "last" / "training.pt").is_file()
-    about = machine(device or "cpu")
-    if not begun: write_text(folder / "machine.txt", "{date} | {processor}, {cores} cores, {threads} threads".format(**about))
+    if not begun: write_text(folder / "machine.json", json.dumps(machine(device or "cpu")))
     result = train(recipe, data, folder, begun, device)
     found = kept_seconds(folder, target)
     typer.echo(f"seed {recipe.seed}: dev R@sum {result['best']['rsum']:.1f} after {result['epochs']} epochs; "
@@ -80,6 +80,7 @@ def speedrun_command(
     the ratio of the two is what can be compared. An entry counts where all its seeds reach the target. docs/speedrun.md has the
     table and the rules. The same command goes on after a stop.
     """
+    from cmr.files import read_json
     if not re.fullmatch(r"\w[\w.-]*", name): raise ValueError(f"{name!r} is no name of an entry: letters, digits and - will do")
     numbers, where = read_seeds(seeds), pick_data(data)
     final = adjust(pick_recipe(recipe, where, device), model, {"epochs": epochs}, {}, read_settings(settings))
@@ -88,10 +89,10 @@ def speedrun_command(
     reached, asked = [seconds for seconds in found if seconds], {"--data": where.resolve() == Path("data/scenes").resolve(),
              "--target": target == TARGET, "--seeds": numbers == [0, 1, 2], "dev_images": final.dev_images is None}
     if len(reached) < len(found): return typer.echo(f"{len(reached)} of {len(found)} seeds reach {target:g}: this is no entry yet")
-    typer.echo(f"median: {median(reached):.0f} s")
     if broken := [rule for rule, kept in asked.items() if not kept]:
-        return typer.echo(f"This is no entry of the table, by its rules: {', '.join(broken)}")
-    date, about = (out / "0" / "machine.txt").read_text(encoding="utf-8").split(" | ")
-    typer.echo(f"\n| {date} | {name} | {median(reached):.0f} | {', '.join(f'{x:.0f}' for x in reached)} "
-               f"| {against_reference(reached, numbers)} | {about} | `{shlex.join(['cmr', *sys.argv[1:]])}` |\n"
+        return typer.echo(f"Median {median(reached):.0f} s; no entry of the table, by its rules: {', '.join(broken)}")
+    about = read_json(out / "0" / "machine.json", dict[str, str | int], "note of the machine", f"delete {out}, and it is trained again")
+    typer.echo(f"\n| {about.get('date')} | {name} | {median(reached):.0f} | {', '.join(f'{x:.0f}' for x in reached)} "
+               f"| {against_reference(reached, numbers)} | {about.get('processor')}, {about.get('threads')} threads "
+               f"| `{shlex.join(['cmr', *sys.argv[1:]])}` |\n"
                "This line goes into docs/speedrun.md, with the reference's on the same machine.")
