@@ -60,7 +60,7 @@ class Gradual(Loss):
 
 SIZES = {"embed_dim": 64, "word_dim": 64}
 PAPER = replace(RECIPES["camp-f8k-small-nce"], args=SIZES, epochs=1, loss="matching_bce", warmup_steps=600, dev_images=200)  # Eq. 1-14
-NCE, GRADUAL = {"loss": "info_nce", "warmup_steps": 0}, {"loss": "gradual", "warmup_steps": 0}
+INFONCE, GRADUAL = {"loss": "info_nce", "warmup_steps": 0}, {"loss": "gradual", "warmup_steps": 0}
 BASE = {**SIZES, "interaction": False, "matching": "cosine"}
 WHOLE = {**SIZES, "normalise": "both", "start": "base"}
 
@@ -72,14 +72,14 @@ def changed(args: dict | None = None, matcher: str = "camp", **settings) -> Reci
 
 def joint_first() -> Recipe:
     "One epoch with cosine in the place of the MLP, then one of the whole by a quarter of the step size."
-    first = replace(PAPER, name="joint", args={**WHOLE, "start": None, "matching": "cosine"}, **NCE, loss_args={"temperature": .1})
-    return replace(PAPER, args=WHOLE, lr=PAPER.lr / 4, after=first, **NCE)
+    first = replace(PAPER, name="joint", args={**WHOLE, "start": None, "matching": "cosine"}, **INFONCE, loss_args={"temperature": .1})
+    return replace(PAPER, args=WHOLE, lr=PAPER.lr / 4, after=first, **INFONCE)
 
 
 ROWS = {
     "base": changed(BASE, loss="triplet", warmup_steps=300),
     "base, LayerNorm": changed({**BASE, "normalise": "fragments"}, loss="triplet", warmup_steps=300),
-    "base, LayerNorm, InfoNCE": changed({**BASE, "normalise": "fragments"}, **NCE, loss_args={"temperature": .1}),
+    "base, LayerNorm, InfoNCE": changed({**BASE, "normalise": "fragments"}, **INFONCE, loss_args={"temperature": .1}),
     "paper": changed(),
     "LayerNorm": changed({"normalise": "fragments"}),
     "unit vectors": changed({"normalise": "vectors"}),
@@ -89,14 +89,14 @@ ROWS = {
     "LayerNorm, small F": changed({"small": True, "normalise": "fragments"}, "startedcamp"),
     "concat": changed({"join": "concat"}),
     "scalar gates": changed({"gates": "scalar"}),
-    "InfoNCE": changed(**NCE),
+    "InfoNCE": changed(**INFONCE),
     "gradual": changed(**GRADUAL),
     "together, Eq. 14": changed(WHOLE),
-    "together, InfoNCE": changed(WHOLE, **NCE),
+    "together, InfoNCE": changed(WHOLE, **INFONCE),
     "together, gradual": changed(WHOLE, **GRADUAL),
-    "together, InfoNCE, without MLP's start": changed({"small": True, "normalise": "both"}, "startedcamp", **NCE),
-    "together, InfoNCE, concat": changed({**WHOLE, "join": "concat"}, **NCE),
-    "together, InfoNCE, scalar gates": changed({**WHOLE, "gates": "scalar"}, **NCE),
+    "together, InfoNCE, without MLP's start": changed({"small": True, "normalise": "both"}, "startedcamp", **INFONCE),
+    "together, InfoNCE, concat": changed({**WHOLE, "join": "concat"}, **INFONCE),
+    "together, InfoNCE, scalar gates": changed({**WHOLE, "gates": "scalar"}, **INFONCE),
     "joint embedding first": joint_first(),
 }
 
