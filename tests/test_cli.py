@@ -584,8 +584,12 @@ def test_a_file_of_settings_names_its_data(world, tmp_path, monkeypatch):
     assert "nowhere" in call("train", "--config", "far.toml", "--out", "c", code=2)
     assert f"on {world} by" in call("train", "--config", "far.toml", "--data", world, *QUICK, "--max-steps", 1, "--out", "d")
     assert "nowhere" in call("compare", "vse", "--config", "far.toml", "--out", "e", code=2)
-    Path("far.toml").write_text('recipe = "scenes"\ndata = 3\n')
-    assert "data=3 names no folder" in call("train", "--config", "far.toml", "--out", "f", code=2)
+    for data, said in (("3", "data=3"), ('""', "data=''")):
+        Path("far.toml").write_text(f'recipe = "scenes"\ndata = {data}\n')
+        assert f"{said} names no folder" in call("train", "--config", "far.toml", "--out", "f", code=2)
+    Path("far.toml").write_text('recipe = "scenes"\n')
+    monkeypatch.setenv("WORLD_SIZE", "2")                                             # each of two would draw the scenes
+    assert "several processes: say with --data" in call("train", "--config", "far.toml", "--out", "g", code=2) and not Path("data").exists()
 
 
 def test_scenes_that_are_there_are_not_drawn_over(tmp_path):

@@ -58,9 +58,7 @@ class Terminated(KeyboardInterrupt):
 def halt(number: int, frame) -> None:
     "A signal's handler: raise Terminated or KeyboardInterrupt; in the midst of an import, half of which is worse than none, end at once."
     while frame and "importlib" not in frame.f_code.co_filename: frame = frame.f_back
-    if frame:
-        os.write(2, b"stopped; what was finished is kept\n")
-        os._exit(128 + number)
+    if frame: os.write(2, b"stopped; what was finished is kept\n"); os._exit(128 + number)
     raise Terminated("stopped by SIGTERM; what was finished is kept") if number == signal.SIGTERM else KeyboardInterrupt
 
 

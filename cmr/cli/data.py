@@ -22,13 +22,18 @@ def draw_scenes(out: Path, seed: int, counts: dict[str, int]) -> None:
     make_scenes(out, seed, counts, True)
 
 
+def named_data(data: Path | None, recipe: str | None) -> Path | None:
+    "The data folder that was given, else the one that a recipe's file names."
+    if data is not None or not recipe or not recipe.endswith(FILES): return data
+    from cmr.training.recipes import config_content
+    found = config_content(recipe).get("data")
+    if found is not None and not (isinstance(found, str) and found): raise ValueError(f"{recipe}: data={found!r} names no folder")
+    return found and Path(found)
+
+
 def pick_data(data: Path | None, recipe: str | None = None) -> Path:
-    "The data folder: the one given, else the one that a recipe's file names, else the built-in scenes, drawn now if they are not there."
-    if data is None and recipe and recipe.endswith(FILES):
-        from cmr.training.recipes import config_content
-        data = config_content(recipe).get("data")
-        if not isinstance(data, (str, type(None))): raise ValueError(f"{recipe}: data={data!r} names no folder")
-    if data: return Path(data)
+    "As `named_data`; where nothing was named the built-in scenes, drawn now if they are not there."
+    if (data := named_data(data, recipe)) is not None: return data
     from cmr.data.datasets import read_manifest
     about = read_manifest(SCENES)
     there = [split for split in COUNTS if (SCENES / f"{split}.h5").is_file() and (about is None or split in about.files)]

@@ -38,6 +38,6 @@ def mine_command(
     where = open_split(data, split)
     found, usual = mine_twins(trained, where, vocabulary, doubt), data / f"{split}_twins.json"
     write_twins(found, out := out or usual)
-    if out == usual and (data / f"{split}_scenes.json").is_file(): typer.echo("It is read in place of the twins that the scenes have.")
+    if out == usual and (data / f"{split}_scenes.json").is_file(): typer.echo(f"{out.name} is read in place of the scenes' own twins.")
     typer.echo(f"wrote {out}: {len(found.together):,} pairs of {where.n_images:,} images. "
                + (f"Next: cmr train --data {data} --set twins=true" if out == usual else f"A training with twins=true reads {usual}"))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cmr.cli.app import Device, Engine, Imports, PathOption, Settings, app, read_settings, say
-from cmr.cli.data import FILES, pick_data
+from cmr.cli.data import FILES, named_data, pick_data
 
 if TYPE_CHECKING: from cmr.training import Recipe
 
@@ -124,10 +124,10 @@ def start(
     from cmr.training.track import Tracking, check_trackers
     check_trackers(track or [])
     base, recorded = recipe_of_run(out, data) if resume and out and not (recipe and data) else (None, None)
-    data = data or recorded
-    if data is None and not (recipe or "").endswith(FILES) and world_size > 1:
+    data = named_data(data or recorded, recipe)
+    if data is None and world_size > 1:
         raise ValueError("several processes: say with --data which data folder they share (`cmr data scenes` makes one)")
-    data = pick_data(data, recipe)
+    data = pick_data(data)
     final = adjust(pick_recipe(recipe, data, device, model) if recipe or base is None else base, model, *settings)
     if recipe or base is None: [final] = suited([final], data, recipe, {**settings[0], **settings[2]})
     out = out or Path("runs") / f"{final.name}-{final.matcher}"

@@ -282,9 +282,8 @@ def scan_plan(model: SCAN) -> Plan:
 # %% ../../nbs/fast/engine.ipynb #a2a38c16
 def _ram_recurrence(ram: Any, steps: int) -> Recurrence:
     "What a block does in K steps."
-    rescale = released_normalize if ram.renormalise else None
     with torch.enable_grad(): cuts = [halves(layer) for layer in HALVES[type(ram.memory)].layers(ram.memory)] if steps > 1 else []
-    return Recurrence(pool, ram.inverse_temperature, ram.variant, steps, ram.memory, rescale, cuts)
+    return Recurrence(pool, ram.inverse_temperature, ram.variant, steps, ram.memory, released_normalize if ram.renormalise else None, cuts)
 
 # %% ../../nbs/fast/engine.ipynb #22da9993
 @plan.register

@@ -7,7 +7,6 @@ Each run is kept as a folder with result.json (test split) and, where the model 
 Rows are those of `ROWS`; --table trains nothing and prints what there is as markdown.
 """
 
-import argparse
 import csv
 import json
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from from_here import together, versus
+from from_here import asking, together, versus
 from torch.nn.functional import softplus
 
 from cmr.camp import CAMP, Matching, mean_gates
@@ -136,19 +135,14 @@ def table(out: Path, seeds: list[int]) -> str:
 
 def main() -> None:
     "The command above."
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help="default: all")
-    parser.add_argument("--data", type=Path, default=Path("f8k"))
-    parser.add_argument("--out", type=Path, default=Path("runs/camp-screening"))
-    parser.add_argument("--seeds", default="0,1,2")
+    parser = asking(__doc__, "f8k", "runs/camp-screening")
     parser.add_argument("--table", action="store_true", help="train nothing, print what there is")
     args = parser.parse_args()
     if unknown := set(args.rows) - set(ROWS): parser.error(f"no row {', '.join(unknown)}: there are {', '.join(ROWS)}")
-    seeds = [int(seed) for seed in args.seeds.split(",")]
     torch.set_num_threads(1)
-    for seed in seeds if not args.table else ():
+    for seed in args.seeds if not args.table else ():
         for row in args.rows or ROWS: run(row, seed, args.data, args.out)
-    print(table(args.out, seeds))
+    print(table(args.out, args.seeds))
 
 
 if __name__ == "__main__": main()

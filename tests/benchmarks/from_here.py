@@ -128,25 +128,30 @@ def table(rows: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
+def asking(about: str, data: str, out: str) -> argparse.ArgumentParser:
+    "What every table of trainings is asked: which rows, on which data, with which seeds."
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="default: all")
+    parser.add_argument("--data", type=Path, default=Path(data))
+    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument("--seeds", type=lambda said: [int(seed) for seed in said.split(",")], default=[0, 1, 2])
+    return parser
+
+
 def main() -> None:
     "The command above."
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help="default: all")
-    parser.add_argument("--data", type=Path, default=Path("data/scenes"))
-    parser.add_argument("--out", type=Path, default=Path("runs/from-here"))
-    parser.add_argument("--seeds", default="0,1,2")
+    parser = asking(__doc__, "data/scenes", "runs/from-here")
     parser.add_argument("--recipe", default="scenes", choices=RECIPES)
     parser.add_argument("--set", action="append", metavar="KEY=VALUE")
     parser.add_argument("--table", type=Path, help="train nothing, print what there is, and write the numbers here")
     args = parser.parse_args()
     if unknown := set(args.rows) - set(ROWS): parser.error(f"no row {', '.join(unknown)}: there are {', '.join(ROWS)}")
-    seeds = [int(seed) for seed in args.seeds.split(",")]
     torch.set_num_threads(1)
     if not args.table:
         entries = [entry(row, RECIPES[args.recipe], read_settings(args.set)) for row in args.rows or ROWS]
-        for seed in seeds:
+        for seed in args.seeds:
             for one in entries: run(one, seed, args.data, args.out)
-    found = collect(args.out, seeds)
+    found = collect(args.out, args.seeds)
     if args.table: args.table.write_text(json.dumps(found, indent=1) + "\n")
     print(table(found["rows"]))
 
