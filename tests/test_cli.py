@@ -643,14 +643,15 @@ def test_a_line_for_each_query(folds, run, world, tmp_path):
 # how far, and how it ends
 
 def test_bars_are_lines_where_no_terminal_shows_them(monkeypatch):
-    from tqdm.auto import tqdm
+    import tqdm.auto as others
 
+    from cmr.bars import tqdm
     from cmr.cli.app import bars
     class Terminal(io.StringIO):
         def isatty(self): return True
-    def shown(file, quiet=False):
+    def shown(file, quiet=False, kind=tqdm):
         with bars(quiet):
-            bar = tqdm(total=4, desc="epoch 1", file=file, mininterval=0)
+            bar = kind(total=4, desc="epoch 1", file=file, mininterval=0)
             for _ in range(4):
                 bar.update()
                 bar.refresh()
@@ -658,11 +659,20 @@ def test_bars_are_lines_where_no_terminal_shows_them(monkeypatch):
             bar.close()
         return file.getvalue()
     assert "|" in shown(Terminal()) and "\r" in shown(Terminal())
-    assert shown(io.StringIO()) == "a line above\n"                      # not yet half a minute
-    assert shown(io.StringIO(), quiet=True) == shown(Terminal(), quiet=True) == ""
-    monkeypatch.setattr(sys.modules["cmr.cli.app"], "EVERY", 0)
-    lines = shown(io.StringIO()).splitlines()
-    assert any(line.startswith("epoch 1:  50% 2/4 [") for line in lines) and not any("|" in line or "\r" in line for line in lines)
+    for kind in (tqdm, others.tqdm):                                      # the package's, and those of a library that it calls
+        assert shown(io.StringIO(), kind=kind) == "a line above\n"        # not yet half a minute
+        assert shown(io.StringIO(), True, kind) == shown(Terminal(), True, kind) == ""
+    monkeypatch.setattr(sys.modules["cmr.bars"], "EVERY", 0)
+    for kind in (tqdm, others.tqdm):
+        lines = shown(io.StringIO(), kind=kind).splitlines()
+        assert any(line.startswith("epoch 1:  50% 2/4 [") for line in lines) and not any("|" in line or "\r" in line for line in lines)
+
+
+def test_a_script_that_trains_writes_no_bars_to_a_pipe(world, tmp_path):
+    code = (f"import cmr, cmr.bars, cmr.training; cmr.bars.EVERY = 0; cmr.train(cmr.training.RECIPES['scenes'], {str(world)!r}, {str(tmp_path / 'run')!r}, device='cpu', max_steps=4)\n"
+            "import io; from tqdm.auto import tqdm; file = io.StringIO(); bar = tqdm(total=2, file=file); bar.close(); assert '\\r' in file.getvalue()")  # somebody else's stays as it is
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "\r" not in said.stdout + said.stderr and "|" not in said.stderr and "%" in said.stderr, said.stderr
 
 
 def test_quiet_leaves_results_only(world, tmp_path):

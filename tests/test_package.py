@@ -13,7 +13,7 @@ import cmr
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [  # from the ground up: a module imports from floors below its own, or from its own room
-    "files documented cards", "data.answers", "similarity recall exercise", "data.vocabulary data.extractors data.sampling", "data.datasets data.captions data.feature_files data.importers data.check data.photos data.download data.published", "world.scenes world.regions world.measures world.errors world.drawing", "encoders", "losses classes", "matcher",
+    "files documented cards bars", "data.answers", "similarity recall exercise", "data.vocabulary data.extractors data.sampling", "data.datasets data.captions data.feature_files data.importers data.check data.photos data.download data.published", "world.scenes world.regions world.measures world.errors world.drawing", "encoders", "losses classes", "matcher",
     "attention aggregation memory", "imram fusion", "camp", "fast.sparse", "fast.engine fast.camp_engine fast.scoring", "shelf.baselines shelf.released", "lens", "shelf.assignment", "saving",
     "training.recipes training.distributed training.checkpoints training.loop training.compare training.twins training.reproduce training.track", "search.gallery search.qdrant search.mining search.words search.calibration search.explain", "testing", "cli"]
 FLOOR = {module: n for n, modules in enumerate(FLOORS) for module in modules.split()}

@@ -40,7 +40,7 @@ def test_steps_and_epochs_in_order_and_weights_as_without(world, tmp_path):
 
 def test_a_stopped_run_is_heard_and_goes_on(world, tmp_path):
     first, second = Log(), Log()
-    train(RECIPE, world, tmp_path / "run", device="cpu", progress=False, max_steps=5, callbacks=[first])
+    train(RECIPE, world, tmp_path / "run", device="cpu", progress=False, max_steps=5, callbacks=first)  # one need not be put into a list
     train(RECIPE, world, tmp_path / "run", resume=True, device="cpu", progress=False, callbacks=[second])
     assert first.heard[-1][0] == "end" and "max_steps" in first.heard[-1][1] and second.heard[0] == ("start", 5)
 

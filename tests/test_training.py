@@ -523,12 +523,19 @@ def test_the_vocabulary_alone_cuts_captions(name, limit, world, tmp_path):
 
 
 def test_the_loss_is_the_models_own_or_the_recipes():
-    def loss(name, **settings): return loss_for(build(recipe := Recipe("x", name, SMALL, **settings), 5, 9), recipe)
+    def loss(name, args=SMALL, **settings): return loss_for(build(recipe := Recipe("x", name, args, **settings), 5, 9), recipe)
     assert loss("vse") == Triplet(0.2, "hardest") and loss("devise") == Triplet(0.1, "all") and loss("camp") == MatchingBCE("hardest")
     assert loss("vse", margin=0.3) == Triplet(0.3, "hardest") and loss("devise", negatives="hardest") == Triplet(0.1, "hardest")
     assert loss("camp", loss="triplet", margin=0.3, loss_args={"of": "probability"}) == Triplet(0.3, "hardest", "probability")
     with pytest.warns(UserWarning, match="margin=0.3 changes nothing: the loss MatchingBCE has no margin"):
         assert loss("camp", margin=0.3) == MatchingBCE()
+    for objective, other in (("ranking", "matching_bce"), ("bce-all", "matching_bce"), ("bce", "triplet")):  # who asked for it must not wonder
+        with pytest.warns(UserWarning, match=f"objective={objective} changes nothing: the recipe names the loss {other}"):
+            loss("camp", loss=other, args={**SMALL, "objective": objective})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        recipe = Recipe("x", "camp", {**SMALL, "objective": "bce-all"})
+        loss_for(build(recipe, 5, 9), resolve(recipe, build(recipe, 5, 9)))                              # what a run notes of itself says the same twice
     with pytest.raises(ValueError, match="has no off: it has margin, negatives, of"): loss("vse", loss_args={"off": 1})
     with pytest.raises(ValueError, match="has no off"): loss("vse", loss="triplet", loss_args={"off": 1})
     with pytest.raises(ValueError, match="unknown loss 'hinge': choose one of"): loss("vse", loss="hinge")

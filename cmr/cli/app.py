@@ -5,19 +5,19 @@ from __future__ import annotations
 import ctypes
 import inspect
 import os
-import re
 import signal
 import sys
 import threading
-import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Annotated
 
 import typer
+
+from cmr.bars import QUIET, as_lines
 
 # Threads that wait sleep instead of spinning: on a machine that does other work too, spinning costs several times what it saves.
 # Set before torch is imported; a value that is set already stays.
@@ -88,38 +88,20 @@ def plain_errors() -> Iterator[None]:
         for number, handler in before.items(): signal.signal(number, handler)
 
 
-QUIET, EVERY = [False], 30.0  # is --quiet given; seconds between two lines of a bar that no terminal shows
-
-
 def say(line: str, note: bool = False) -> None:
     "Print a line that tells how far a command has come, which is no result, so not with --quiet; or a note."
     if (note or not QUIET[0]) and os.environ.get("RANK", "0") == "0": typer.echo(line, err=True)  # the first of several processes
 
 
-def as_lines(file) -> Callable[[str], None]:
-    "What tqdm prints a bar by where no terminal shows it: its numbers, a line every half minute."
-    said = time.monotonic()
-    def show(bar: str) -> None:
-        nonlocal said
-        if QUIET[0] or not bar.strip() or time.monotonic() - said < EVERY: return
-        said = time.monotonic()
-        print(re.sub(r"\|.*\|", "", bar), file=file, flush=True)
-    return show
-
-
 @contextmanager
 def bars(quiet: bool) -> Iterator[None]:
-    "Bars on a terminal, elsewhere a line every half minute; with --quiet nothing, and no line above them."
+    "Others' bars, such as the hub's, as our own: on a terminal only; with --quiet nothing, and no line above a bar."
     from tqdm.std import tqdm
     own = {name: vars(tqdm)[name] for name in ("status_printer", "write")}
-    def printer(bar, file):
-        if file.isatty() and not quiet: return own["status_printer"].__func__(file)
-        bar.fp = nowhere  # for the moves of its cursor
-        return as_lines(file)
+    def printer(bar, file): return own["status_printer"].__func__(file) if file.isatty() and not quiet else as_lines(bar, file)
     tqdm.status_printer, QUIET[0] = printer, quiet
     if quiet: tqdm.write = classmethod(lambda *_, **__: None)
-    try:
-        with os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8") as nowhere: yield
+    try: yield
     finally:
         QUIET[0] = False
         for name, value in own.items(): setattr(tqdm, name, value)

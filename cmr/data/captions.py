@@ -22,8 +22,8 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from numpy import ndarray
 from pydantic import AliasChoices, Field
-from tqdm.auto import tqdm
 
+from ..bars import tqdm
 from .datasets import read_captions, read_names
 from ..files import LONGEST_LINE, FromFile, Id, check_kind, check_memory, kind_of, need_file, parse_json, printable, read_text
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy import ndarray
-from tqdm.auto import tqdm
 
+from ..bars import tqdm
 from .datasets import ImageCaptions, open_split, splits
 from .vocabulary import Vocabulary, tokenize
 from ..files import printable

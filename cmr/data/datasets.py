@@ -29,9 +29,9 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
 # %% ../../nbs/data/datasets.ipynb #h0ds0005
+from ..bars import tqdm
 from .extractors import ExtractorInfo
 from .sampling import bring_together, drop_regions, drop_words, stream
 from .vocabulary import END, MARKS, START, UNK, Vocabulary, tokenize, unknown_share

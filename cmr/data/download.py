@@ -26,10 +26,10 @@ from urllib.parse import unquote, urlsplit
 import requests
 from huggingface_hub import hf_hub_url
 from pydantic import BaseModel, ConfigDict, Field
-from tqdm.auto import tqdm
 from urllib3.exceptions import InvalidHeader
 from urllib3.util.retry import Retry
 
+from ..bars import tqdm
 from ..files import CALLED, FromFile, alone_with, check_room, file_digest, kind_of, own_folder, printable, read_json, read_text, write_text
 
 # %% ../../nbs/data/download.ipynb #dl000011

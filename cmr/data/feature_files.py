@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy import ndarray
-from tqdm.auto import tqdm
 
+from ..bars import tqdm
 from .datasets import BLOCK, Rows, find_padding, h5_extractor, read_names, scan_array
 from .extractors import ExtractorInfo
 from ..files import CALLED, LineFile, check_array, check_memory, h5_array, h5_text, kind_of, need_file, open_h5, printable, read_npz

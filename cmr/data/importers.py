@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy import ndarray
-from tqdm.auto import tqdm
 
+from ..bars import tqdm
 from .captions import PICTURE, Captions, by_split, draw_splits, first_captions, gather_captions, match_names
 from .datasets import BLOCK, Rows, open_split, read_blocks, read_names, splits, write_split
 from .feature_files import FeatureRows, feature_rows, split_arrays

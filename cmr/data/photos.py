@@ -26,8 +26,8 @@ import numpy as np
 from numpy import ndarray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from ..bars import tqdm
 from .datasets import Rows
 from .extractors import Extractor, ExtractorInfo
 from ..files import (alone_with, atomic_write, check_memory, check_room, digest, h5_member, h5_text, need_file, open_h5, parse_json,

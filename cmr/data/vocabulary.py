@@ -16,8 +16,8 @@ from pathlib import Path
 
 from nltk.tokenize import NLTKWordTokenizer
 from pydantic import Field
-from tqdm.auto import tqdm
 
+from ..bars import tqdm
 from ..files import FromFile, printable, read_json, write_text
 
 # %% ../../nbs/data/vocabulary.ipynb #9225f142

@@ -21,9 +21,9 @@ import psutil
 import torch
 from pydantic import Field
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..attention import AttentionMatcher
+from ..bars import tqdm
 from ..camp import CAMP
 from ..data import ImageCaptions, Vocabulary, pad
 from ..data.datasets import check_extractor

@@ -14,8 +14,8 @@ import torch
 from numpy import ndarray
 from pydantic import Field
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from ..bars import tqdm
 from ..data import ImageCaptions, Vocabulary, pad
 from ..data.vocabulary import UNK
 from ..encoders import Fragments

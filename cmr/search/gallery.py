@@ -16,8 +16,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from ..bars import tqdm
 from ..cards import gallery_card
 from ..data import ImageCaptions, Vocabulary, feature_digest, pad, unknown_share
 from ..encoders import Fragments

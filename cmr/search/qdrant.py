@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from ..bars import tqdm
 from ..data import ImageCaptions, Vocabulary
 from ..encoders import Fragments
 from ..fast.scoring import score_all

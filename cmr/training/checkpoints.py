@@ -20,22 +20,11 @@ import torch
 from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError, field_validator
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from ..bars import tqdm
 from ..data import ImageCaptions, Vocabulary, batches, check_vocabulary, open_split, splits
 from ..data.datasets import check_extractor, feature_digest
-from cmr.files import (
-    HOST,
-    FromFile,
-    atomic_write,
-    describe,
-    digest,
-    printable,
-    read_json,
-    read_torch,
-    remove_partial_files,
-    write_text,
-)
+from ..files import HOST, FromFile, atomic_write, describe, digest, printable, read_json, read_torch, remove_partial_files, write_text
 from ..matcher import Matcher
 from ..saving import load, model_class, save, vocabulary_digest
 from .distributed import all_reduce_max, choose_precision, from_main, make_accelerator, rank_and_world_size

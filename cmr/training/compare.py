@@ -21,8 +21,8 @@ import numpy as np
 import psutil
 import torch
 from pydantic import Field, field_validator
-from tqdm.auto import tqdm
 
+from ..bars import tqdm
 from ..camp import ABLATIONS, ablation
 from ..data import open_split
 from ..data.datasets import feature_digest

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial, singledispatch
@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 # %% auto #0
 __all__ = ['STOPS', 'MEASURES', 'COLUMNS', 'HOOKS', 'evaluate', 'chance', 'chance_spread', 'observe', 'mean_camp_gates',
@@ -33,6 +32,7 @@ __all__ = ['STOPS', 'MEASURES', 'COLUMNS', 'HOOKS', 'evaluate', 'chance', 'chanc
            'train']
 
 # %% ../../nbs/training/loop.ipynb #6c554d16
+from ..bars import tqdm
 from ..camp import CAMP, mean_gates
 from ..data import Batch, ImageCaptions, Vocabulary, check_vocabulary, pad
 from ..encoders import Fragments
@@ -46,16 +46,8 @@ from ..saving import save
 from ..similarity import wide
 from .checkpoints import Run, begin_or_restore, check_out, hold, read_checkpoint, weights_of, where_kept, write_checkpoint
 from cmr.training.distributed import (
-    all_gather,
-    all_reduce_gradients,
-    all_reduce_max,
-    explain_lost_process,
-    from_main,
-    gather_fragments,
-    joint_scores,
-    make_accelerator,
-    rank_and_world_size,
-    repeatable,
+    all_gather, all_reduce_gradients, all_reduce_max, explain_lost_process, from_main, gather_fragments, joint_scores, make_accelerator,
+    rank_and_world_size, repeatable,
 )
 from .recipes import Recipe, learning_rate, write_recipe
 from .twins import Twins
@@ -578,12 +570,13 @@ def train(
     max_steps: int | None = None, # stop after so many steps, with a checkpoint and a look at dev
     workers: int | None = None,   # processes that read ahead; None: `reading_ahead` says how many
     engine: bool = True,          # score by a plan, with the sparse backward pass; False: as the model is written
-    callbacks: Sequence = (),     # objects that hear of steps and epochs: `track.Callback` says of what
+    callbacks: Sequence | object = (), # one or more objects that hear of steps and epochs: `track.Callback` says of what
 ) -> dict:                        # see `summary`
     "Train a recipe's model and keep the best epoch by R@sum on dev; raises as its parts do, before anything is lost."
     out, result = Path(out_folder), {}
     stages = stages_of(recipe, out)
-    for one in callbacks:
+    callbacks = callbacks if isinstance(callbacks, Iterable) else [callbacks]
+    for one in (callbacks := list(callbacks)):
         if not any(map(partial(hasattr, one), HOOKS)): raise ValueError(f"{one!r} hears of nothing: a callback has {', '.join(HOOKS)}")
     check_stages(stages, resume)
     where = make_accelerator(device, precision, recipe.accumulate).device

@@ -202,7 +202,11 @@ def loss_for(model: Matcher, recipe: Recipe) -> Loss:
         warnings.warn(f"{key}={asked.pop(key)} changes nothing: the loss {name} has no {key}", stacklevel=2)
     wrong = sorted(recipe.loss_args.keys() - set(known))
     if wrong: raise ValueError(f"the loss {name} has no {', '.join(wrong)}: it has {', '.join(known)}")
-    return replace(loss, **({} if recipe.loss else recipe.loss_args), **asked) if known else loss  # type: ignore[type-var]
+    found = replace(loss, **({} if recipe.loss else recipe.loss_args), **asked) if known else loss  # type: ignore[type-var]
+    def kind(loss): return type(loss), getattr(loss, "negatives", None)
+    if recipe.loss and recipe.args.get("objective") and kind(found) != kind(model.default_loss()):
+        warnings.warn(f"objective={recipe.args['objective']} changes nothing: the recipe names the loss {name}", stacklevel=2)
+    return found
 
 # %% ../../nbs/training/recipes.ipynb #94aa5cad
 def resolve(

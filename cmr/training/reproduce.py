@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from numpy import ndarray
 from pydantic import model_validator
-from tqdm.auto import tqdm
 
 import cmr
+from ..bars import tqdm
 from ..camp import ABLATIONS
 from ..data import ImageCaptions, drawn_pictures, open_split
 from ..data.vocabulary import Vocabulary, tokenize

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
+from ..bars import tqdm
 from ..data.datasets import WORLD, Manifest, open_split, read_manifest, split_name, write_split
 from ..files import file_digest, open_npy, printable, read_tensors, write_npy, write_tensors, write_text
 from .scenes import COLOURS, PATTERNS, SHAPES, SIZE, SIZES, Scene, draw, load_entries, make_split, save_entries

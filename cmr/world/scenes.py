@@ -29,8 +29,8 @@ from typing import Annotated
 import numpy as np
 from PIL import Image, ImageDraw
 from pydantic import AfterValidator, Field
-from tqdm.auto import tqdm
 
+from ..bars import tqdm
 from ..data.answers import as_array, check_scores
 from ..data.datasets import check_world
 from ..files import LONGEST_LINE, FromFile, h5_array, h5_text, open_h5, printable, read_json, write_text
