@@ -910,6 +910,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'cmr.search.explain.load_any': ('search/explain.html#load_any', 'cmr/search/explain.py'),
                                     'cmr.search.explain.notes_of': ('search/explain.html#notes_of', 'cmr/search/explain.py'),
                                     'cmr.search.explain.open_place': ('search/explain.html#open_place', 'cmr/search/explain.py'),
+                                    'cmr.search.explain.own_split': ('search/explain.html#own_split', 'cmr/search/explain.py'),
                                     'cmr.search.explain.pictures_gallery': ( 'search/explain.html#pictures_gallery',
                                                                              'cmr/search/explain.py'),
                                     'cmr.search.explain.ranked': ('search/explain.html#ranked', 'cmr/search/explain.py'),

@@ -478,6 +478,11 @@ def test_data_that_is_gone_is_said_and_none_is_drawn_instead(run, world, tmp_pat
     shutil.copytree(world, "mine with a space")
     done = call("train", "--data", "mine with a space", "--out", "my run", *QUICK, "--max-steps", 1)
     assert "R@sum" in call(*shlex.split(done.splitlines()[-1])[2:])
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    for elsewhere, name in (("my run", "."), ("deep/er", "../../my run"), ("deep", tmp_path / "my run")): # from anywhere: the folder above the run has it
+        monkeypatch.chdir(tmp_path / elsewhere)
+        assert f"on {tmp_path / 'mine with a space'}, split test" in call("evaluate", name)
+    monkeypatch.chdir(tmp_path)
     shutil.move("mine with a space", "moved")
     for words in (["evaluate"], ["search"], ["calibrate"]):
         said = call(*words, "my run", *["a dog"] * (words == ["search"]), code=2).strip().splitlines()
@@ -494,6 +499,14 @@ def test_without_a_test_split_dev_is_asked(run, world, tmp_path):
     assert "split dev" in call("evaluate", run[0], "--data", data)
     assert call("search", run[0], "a red dog", "--data", data) == call("search", run[0], "a red dog", "--data", world, "--split", "dev")
     assert "no split 'test'" in call("evaluate", run[0], "--data", data, "--split", "test", code=2)
+
+
+def test_a_splits_own_file_is_searched_as_that_split(run, world, tmp_path):
+    for place in ([world / "dev.h5", "a red dog"], ["a red dog", "--data", world / "dev.h5"]):
+        assert call("search", run[0], *place) == call("search", run[0], "a red dog", "--data", world, "--split", "dev")
+    before = digests(world)
+    said = call("search", run[0], "a red dog", "--index", world / "test.h5", code=2)
+    assert "is an HDF5 file, expected a gallery" in said and "name another file, or, if it was a gallery, delete it" in said and digests(world) == before
 
 
 # few captions, and looks at dev

@@ -63,9 +63,9 @@ def open_finder(model: Path, place: Path | None, data: Path | None, split: str |
     from cmr.data import open_split
     from cmr.search import learn_maps
     from cmr.search.calibration import read_calibration
-    from cmr.search.explain import Search
+    from cmr.search.explain import Search, own_split
     trained, vocabulary, folder = load_model(model, device)
-    place, split = data_of(folder, place or data, split)
+    place, split = own_split(*data_of(folder, place or data, split))
     maps = (lambda: learn_maps(trained, open_split(place, "train"), vocabulary)) if fit and not (index and index.is_file()) else None
     finder = Search((trained, vocabulary), place, split, shortlist, read_calibration(folder, trained), index=index, maps=maps, store=store,
                     extractor=extractor)

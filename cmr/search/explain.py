@@ -34,9 +34,9 @@ from .words import Words, explain, words_of
 
 # %% auto #0
 __all__ = ['STYLE', 'NOTHING', 'Hit', 'jpeg', 'notes_of', 'table_of', 'json_of', 'html_of', 'Found', 'Place', 'Seen', 'stamps',
-           'encode_features', 'pictures_gallery', 'is_data', 'data_place', 'features_place', 'gallery_place',
-           'open_place', 'row_of', 'boxes_of', 'unknown_words', 'load_any', 'Search', 'extractor_of', 'encode', 'hide',
-           'ranked', 'for_sentence', 'judge', 'for_picture', 'like', 'ask_with']
+           'encode_features', 'pictures_gallery', 'is_data', 'own_split', 'data_place', 'features_place',
+           'gallery_place', 'open_place', 'row_of', 'boxes_of', 'unknown_words', 'load_any', 'Search', 'extractor_of',
+           'encode', 'hide', 'ranked', 'for_sentence', 'judge', 'for_picture', 'like', 'ask_with']
 
 # %% ../../nbs/search/explain.ipynb #92e1cfe6
 @dataclass
@@ -277,6 +277,14 @@ def is_data(folder: Path) -> bool:
     try: return bool(splits(folder))
     except (ValueError, OSError): return False
 
+def own_split(
+    place: Path,
+    split: str,
+) -> tuple[Path, str]: # the data folder and its split where the place is a split's own file; else what was given
+    "Who names data/scenes/dev.h5 means the split dev of data/scenes."
+    own = place.suffix == ".h5" and place.is_file() and is_data(place.parent) and place.stem in splits(place.parent)
+    return (place.parent, place.stem) if own else (place, split)
+
 # %% ../../nbs/search/explain.ipynb #c22e456f
 def data_place(model: Matcher, vocabulary: Vocabulary, folder: Path, split: str, index: Path | None, maps, store: tuple | None) -> Place:
     "A split of a data folder; on Qdrant, where an address and a collection are given."
@@ -320,7 +328,7 @@ def open_place(
     progress: bool = True,
 ) -> Place:
     "What a place holds. FileNotFoundError, or ValueError where it is none or of another model or extractor."
-    path = Path(place)
+    path, split = own_split(Path(place), split)
     if not path.exists(): raise FileNotFoundError(f"nothing to search at {printable(path)}: name a folder of pictures, features that "
                                                   "`cmr features` wrote, a data folder, or the file of a gallery")
     if path.suffix == ".safetensors": return gallery_place(model, need_file(path, "a gallery"))

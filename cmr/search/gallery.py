@@ -333,7 +333,7 @@ def write_gallery(
     finally: scratch.unlink(missing_ok=True)
 
 # %% ../../nbs/search/gallery.ipynb #121eaad4
-ENCODE_AGAIN = "delete it and encode the gallery again, or name another file"
+ENCODE_AGAIN = "name another file, or, if it was a gallery, delete it and encode the gallery again"
 
 class About(FromFile):
     "What a gallery's file says about itself; `names` is a list in json."

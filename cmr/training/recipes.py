@@ -9,6 +9,7 @@ import ast
 import inspect
 import json
 import math
+import os
 import types
 import typing
 import warnings
@@ -442,7 +443,7 @@ def check_parts(recipe: Recipe) -> None:
 
 def read_recipe(
     out: str | Path,           # folder of a run
-) -> tuple[Recipe, Path]:      # and the data folder it was used on
+) -> tuple[Recipe, Path]:      # and the data folder it was used on; one that was named from where it began is also looked for above the run
     "What `write_recipe` wrote; FileNotFoundError or ValueError names the file."
     path = Path(out) / "recipe.json"
     content = read_json(path, dict[str, Any], "recipe of a run", INSTEAD)
@@ -452,7 +453,8 @@ def read_recipe(
     recipe = recipe_from(content, path)
     try: check_parts(recipe)
     except (ValueError, TypeError) as problem: raise ValueError(f"{path}: {printable(problem, 300)}: {INSTEAD}") from problem
-    return recipe, Path(data)
+    above = [folder / data for folder in list(Path(out).resolve().parents)[:3]]
+    return recipe, next(filter(os.path.exists, [Path(data), *above]), Path(data))
 
 # %% ../../nbs/training/recipes.ipynb #86131de0
 def config_content(
