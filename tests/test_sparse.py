@@ -333,3 +333,76 @@ def test_random_numbers_of_a_gpu():
     close(scores.cpu(), plain.cpu())
     for a, b in zip(grads, expected): close(a.cpu(), b.cpu())
     assert torch.equal(after, plain_after)
+
+
+# Products: MKL's or oneDNN's
+
+@pytest.fixture
+def by_onednn(monkeypatch):
+    "Products are made as where MKL holds back, however small they are."
+    if not torch.backends.mkldnn.is_available(): pytest.skip("this PyTorch has no oneDNN")
+    monkeypatch.setattr(sparse, "mkl_holds_back", lambda: True)
+    monkeypatch.setattr(sparse, "WORTHWHILE", 1)
+
+
+def rounding(a, b):
+    "A bound on the error of a @ b in float32, whatever the order of the additions (Higham: n u |a| |b|, here twice that)."
+    return a.shape[-1] * 2.0 ** -23 * (a.double().abs() @ b.double().abs()) + 1e-30
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (1, 3, 4, 7), (2, 1, 300, 7), (0, 7)])
+@pytest.mark.parametrize("size", [3, 2**18])
+def test_a_product_by_onednn(shape, size, by_onednn, monkeypatch):
+    "Values and gradients lie within the rounding of float32, of a cut or an expanded matrix too; float64 and mixed precision stay where they were."
+    monkeypatch.setattr(sparse, "SLICE", size)
+    x, w, g = torch.randn(shape, requires_grad=True), torch.randn(9, 14, requires_grad=True), torch.randn(*shape[:-1], 9)
+    half = w.chunk(2, 1)[1]
+    exact, flat, slope = x.double() @ half.double().T, x.reshape(-1, 7), g.reshape(-1, 9)
+    y = sparse.product(x, half)                                     # with a graph, which holds no tensor that can't be looked into
+    for_x, for_w = torch.autograd.grad(y, [x, w], g)
+    assert ((for_x - g.double() @ half.double()).abs() <= rounding(g, half)).all() and not for_w[:, :7].any()
+    assert ((for_w[:, 7:] - slope.double().T @ flat.double()).abs() <= rounding(slope.T, flat)).all()
+    with torch.no_grad():
+        y, begun = sparse.product(x, half), torch.randn(*shape[:-1], 9)
+        assert y.shape == exact.shape and y.dtype == torch.float32 and ((y - exact).abs() <= rounding(x, half.T)).all()
+        sums = sparse.product(x, half, begun.clone())
+        assert ((sums - begun - exact).abs() <= rounding(x, half.T) + 2.0 ** -22 * (exact.abs() + begun.abs())).all()
+        wide = sparse.product(x.double(), half.double())
+        assert wide.dtype == F64 and (wide - exact).abs().sum() < 1e-10
+        with torch.autocast("cpu", torch.bfloat16): assert sparse.product(x, half).dtype == torch.bfloat16
+        turned = x.transpose(0, 1).contiguous().transpose(0, 1)
+        assert ((sparse.product(turned, half) - exact).abs() <= rounding(x, half.T)).all()
+
+
+@pytest.mark.parametrize("model", [IMRAM, SCAN, CAMP])
+def test_a_model_whose_products_onednn_makes(model, by_onednn):
+    "In float32 no further from the float64 model than a hundred times the plain float32 form is, or 1e-4."
+    torch.manual_seed(0)
+    single = model(8, 20, embed_dim=16, word_dim=5)
+    double = copy.deepcopy(single).double()
+    features, tokens, lengths = torch.randn(6, 5, 8), torch.randint(1, 20, (6, 4)), torch.tensor([4, 2, 3, 1, 4, 4])
+    def slopes(model, dtype, score):
+        images, captions = model.encode_images(features.to(dtype)), model.encode_captions(tokens, lengths)
+        scores = score(model, images, captions)
+        weights = [p for p in model.parameters()]
+        return [scores.detach(), *(g for g in torch.autograd.grad(triplet(scores), weights, allow_unused=True) if g is not None)]
+    exact, plain = (slopes(m, kind, lambda m, *sides: m.logits(*sides)) for m, kind in ((double, F64), (single, torch.float32)))
+    for ours, theirs, wanted in zip(slopes(single, torch.float32, training_scores), plain, exact, strict=True):
+        assert (ours - wanted).abs().max() <= max(1e-4, 100 * float((theirs - wanted).abs().max()))
+
+
+def test_where_mkl_holds_back(monkeypatch):
+    "Only with AVX-512 that isn't Intel's, MKL and oneDNN; asked once."
+    sparse.mkl_holds_back.cache_clear()
+    read = []
+    for maker, able, wanted in (("AuthenticAMD", "AVX512", True), ("GenuineIntel", "AVX512", False), ("AuthenticAMD", "AVX2", False)):
+        monkeypatch.setattr(sparse.Path, "is_file", lambda self: True)
+        monkeypatch.setattr(sparse.Path, "read_text", lambda self, maker=maker: read.append(maker) or f"vendor_id\t: {maker}\n")
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda able=able: able)
+        for library in ("mkl", "mkldnn"): monkeypatch.setattr(getattr(torch.backends, library), "is_available", lambda: True)
+        assert sparse.mkl_holds_back() is sparse.mkl_holds_back() is wanted
+        sparse.mkl_holds_back.cache_clear()
+    assert len(read) == 3
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    assert not sparse.mkl_holds_back()
+    sparse.mkl_holds_back.cache_clear()

@@ -18,7 +18,7 @@ from ..aggregation import MessageAggregation, even_weights
 from ..camp import CAMP, FragmentPooling, Matching, branch_shares, form_scores
 from ..encoders import Fragments
 from .engine import mix, products
-from .sparse import AnyModel, Plan, Side, as_written, block_bytes, buffer, cut, needed, plan, reach
+from .sparse import AnyModel, Plan, Side, as_written, block_bytes, buffer, cut, needed, plan, product, reach
 from ..fusion import GatedFusion, gated
 from ..similarity import wide
 
@@ -83,7 +83,7 @@ def fuse_together(
     g = torch.mul(message, x, out=None if space is None else space[:message.numel()].view_as(message)).sigmoid_()
     met = message.add_(x).mul_(g).flatten(0, 2)
     W, b = fusion.linear.weight.to(met.dtype), fusion.linear.bias.to(met.dtype)
-    return torch.addmm(b, met, W.t(), out=g.view_as(met)).relu_().view_as(message)
+    return product(met, W, g.view_as(met).copy_(b)).relu_().view_as(message)
 
 # %% ../../nbs/fast/camp_engine.ipynb #e7435b3f
 def fuse_separately(

@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 
 from ..attention import SCAN, clip, pool, released_normalize
 from ..encoders import Fragments
-from .sparse import AnyModel, Plan, Side, as_written, block_bytes, buffer, needed, plan
+from .sparse import AnyModel, Plan, Side, as_written, block_bytes, buffer, needed, plan, product
 from ..imram import IMRAM, RAM
 from ..memory import MLP, Add, Att, Distill, Gate
 from ..similarity import inverse_lengths, wide
@@ -37,7 +37,7 @@ def products(
 ) -> Tensor:   # (R, r, Q, q)
     "Every response fragment times every query fragment; the last axis runs over the fragments of one query."
     flat = x.flatten(1, 2)
-    return wide((linear(y, flat[0]) if len(x) == 1 else y @ flat.transpose(1, 2)).unflatten(2, x.shape[1:3]))
+    return wide((product(y, flat[0]) if len(x) == 1 else y @ flat.transpose(1, 2)).unflatten(2, x.shape[1:3]))
 
 # %% ../../nbs/fast/engine.ipynb #743adad2
 def mix(
@@ -105,9 +105,9 @@ def next_query(
     "The next queries (IMRAM Eq. 6): W [x, c] = W_x x + W_c c, and W_c c is the weighted sum of the messages W_c y."
     parts = [mix(weights, message, space) for message, space in zip_longest(messages, spaces)]
     for n, w in enumerate(cuts):
-        if torch.is_grad_enabled(): parts[n] = parts[n] + (shares[n] if shares else linear(x, w.contiguous()))
+        if torch.is_grad_enabled(): parts[n] = parts[n] + (shares[n] if shares else product(x, w))
         elif shares: parts[n].add_(shares[n])
-        else: parts[n].flatten(0, 2).addmm_(x.flatten(0, 2).to(parts[n].dtype), w.to(parts[n].dtype).t())
+        else: product(x, w, parts[n])
     return HALVES[type(memory)].join(x, *parts)
 
 # %% ../../nbs/fast/engine.ipynb #81e77405
@@ -155,7 +155,7 @@ class Recurrence:
         "Add what is needed only once: lengths and shares of queries (B, k, d), Gram matrices and messages of responses (B, k, d)."
         x, y = query["values"], response["values"]
         messages = messages_of(self.memory, y, [w for _, w in self.cuts]) if self.steps > 1 else []
-        query |= {"inverse": inverse_lengths(x), **{f"share{n}": linear(x, w.contiguous()) for n, (w, _) in enumerate(self.cuts)}}
+        query |= {"inverse": inverse_lengths(x), **{f"share{n}": product(x, w) for n, (w, _) in enumerate(self.cuts)}}
         response |= {"gram": gram(y), **{f"message{n}": message for n, message in enumerate(messages)}}
 
     def weigh(self, z: Tensor, response_mask: Tensor | None = None) -> Tensor:

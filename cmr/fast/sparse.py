@@ -5,25 +5,29 @@
 # %% ../../nbs/fast/sparse.ipynb #57a5948f
 from __future__ import annotations
 
+import platform
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import singledispatch
+from functools import cache, singledispatch
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
 
 from ..encoders import Fragments
 from ..matcher import Matcher
 from ..similarity import wide
 
 # %% auto #0
-__all__ = ['Side', 'BLOCK', 'GROUP', 'Rescored', 'take', 'cut', 'buffer', 'needed', 'reach', 'shortest_first', 'Plan', 'paired',
-           'AnyModel', 'plan', 'as_written', 'block_bytes', 'pairs_at_once', 'blocks', 'all_scores', 'again',
-           'with_graph', 'slopes', 'SparseBackward', 'planned_scores', 'training_scores', 'scores_of', 'pair_scores']
+__all__ = ['Side', 'SLICE', 'WORTHWHILE', 'BLOCK', 'GROUP', 'Rescored', 'take', 'cut', 'buffer', 'mkl_holds_back', 'product',
+           'needed', 'reach', 'shortest_first', 'Plan', 'paired', 'AnyModel', 'plan', 'as_written', 'block_bytes',
+           'pairs_at_once', 'blocks', 'all_scores', 'again', 'with_graph', 'slopes', 'SparseBackward', 'planned_scores',
+           'training_scores', 'scores_of', 'pair_scores']
 
 # %% ../../nbs/fast/sparse.ipynb #1c1f384e
 Side = dict[str, Tensor]  # what is computed once for each image, or once for each caption: tensors (B, k, ...) over k fragments
@@ -57,6 +61,34 @@ def buffer(
     kept, count = _warm.__dict__.setdefault("buffers", {}), size * like.element_size()
     if n not in kept or not count <= kept[n].numel() <= count * 5 // 4: kept[n] = torch.empty(count, dtype=torch.uint8)
     return kept[n][:count].view(like.dtype)
+
+# %% ../../nbs/fast/sparse.ipynb #b0c1d2e4
+@cache
+def mkl_holds_back() -> bool:
+    "Whether PyTorch multiplies by MKL on a processor with AVX-512 that Intel didn't make, with oneDNN at hand."
+    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    info = Path("/proc/cpuinfo")
+    maker = info.read_text() if info.is_file() else platform.processor()
+    return both and torch.backends.cpu.get_cpu_capability() == "AVX512" and "GenuineIntel" not in maker
+
+SLICE, WORTHWHILE = 2**18, 2**23 # numbers of a slice that stays in the cache; multiplications from which oneDNN is ahead: tried out
+
+def product(
+    x: Tensor,                  # (..., d)
+    w: Tensor,                  # (e, d)
+    out: Tensor | None = None,  # (..., e): given where no graph is kept, the product is added to it
+) -> Tensor:                    # (..., e)
+    "x W^T; where no graph is kept and MKL holds back, by oneDNN, whose tensors nobody can look into."
+    large = x.dtype == w.dtype == torch.float32 and x.device.type == "cpu" and x.numel() * len(w) >= WORTHWHILE
+    plain = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
+    other = large and not plain and mkl_holds_back()
+    if out is None: return linear(x.to_mkldnn(), w.contiguous()).to_dense() if other else linear(x, w.contiguous())
+    rows, sums = x.flatten(0, -2), out.flatten(0, -2)
+    if not other: torch.addmm(sums, rows.to(out.dtype), w.to(out.dtype).t(), out=sums)
+    else:
+        size, w = max(1, SLICE // x.shape[-1]), w.contiguous()
+        for few, part in zip(rows.split(size), sums.split(size)): part.add_(linear(few.to_mkldnn(), w).to_dense())
+    return out
 
 # %% ../../nbs/fast/sparse.ipynb #f8744cda
 def needed(
