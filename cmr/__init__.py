@@ -7,8 +7,7 @@ __version__ = "0.1.0"
 MODEL_HOMES = {"VSE": "cmr.matcher", "SCAN": "cmr.attention", "IMRAM": "cmr.imram", "CAMP": "cmr.camp",  # the package's models
                **dict.fromkeys(("CMPM", "DEVISE", "DVSA", "ORDER", "PVSE", "VSRN"), "cmr.shelf.baselines"),
                "HardAssignment": "cmr.shelf.assignment"}
-_HOMES = {**MODEL_HOMES, **dict.fromkeys(("Matcher", "register"), "cmr.matcher"),
-          **dict.fromkeys(("encode_all", "score_all"), "cmr.fast"),
+_HOMES = {**MODEL_HOMES, **dict.fromkeys(("Matcher", "register"), "cmr.matcher"), **dict.fromkeys(("encode_all", "score_all"), "cmr.fast"),
           **dict.fromkeys(("create_model", "list_models", "load", "save"), "cmr.saving"),
           **dict.fromkeys(("Recipe", "evaluate", "train"), "cmr.training"), "Search": "cmr.search.explain"}
 __all__ = sorted(_HOMES)

@@ -1403,6 +1403,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                              'cmr/training/recipes.py'),
                                       'cmr.training.recipes.in_stages': ('training/recipes.html#in_stages', 'cmr/training/recipes.py'),
                                       'cmr.training.recipes.kinds_of': ('training/recipes.html#kinds_of', 'cmr/training/recipes.py'),
+                                      'cmr.training.recipes.learned_captions': ( 'training/recipes.html#learned_captions',
+                                                                                 'cmr/training/recipes.py'),
                                       'cmr.training.recipes.learning_rate': ( 'training/recipes.html#learning_rate',
                                                                               'cmr/training/recipes.py'),
                                       'cmr.training.recipes.loss_for': ('training/recipes.html#loss_for', 'cmr/training/recipes.py'),

@@ -11,7 +11,7 @@ from torch.nn.functional import leaky_relu, linear
 
 from .encoders import Fragments, RegionEncoder, WordEncoder
 from .matcher import Matcher, register
-from .similarity import inverse_lengths, l2_normalize
+from .similarity import inverse_lengths, l2_normalize, wide
 
 # %% auto #0
 __all__ = ['VARIANTS', 'POOLINGS', 'similarities', 'released_normalize', 'clip', 'sharpen', 'attend', 'fragment_scores', 'one_of',
@@ -37,7 +37,7 @@ def released_normalize(
     eps: float = 1e-8, # added to the length
 ) -> Tensor:           # x / (length + eps)
     "Scale to unit length as the authors' released code does, but with a gradient that is finite at zero."
-    return x / (x.pow(2).sum(dim, keepdim=True).clamp(min=1e-24).sqrt() + eps)
+    return (x / (wide(x).pow(2).sum(dim, keepdim=True).clamp(min=1e-24).sqrt() + eps)).to(x.dtype)
 
 # %% ../nbs/07_attention.ipynb #b22927ce
 def clip(
@@ -70,7 +70,7 @@ def attend(
     zbar = sharpen(similarities(query, response, variant), query_mask, variant)
     logits = (inverse_temperature * zbar).masked_fill(~response_mask[:, None, None, :], -torch.inf)
     weights = logits.softmax(-1)
-    return (weights.flatten(1, 2) @ response).unflatten(1, weights.shape[1:3]), weights
+    return (weights.flatten(1, 2).to(response.dtype) @ response).unflatten(1, weights.shape[1:3]), weights
 
 # %% ../nbs/07_attention.ipynb #f9eb203d
 def fragment_scores(

@@ -127,11 +127,12 @@ def write_model(
     folder: str | Path,
     vocabulary: Vocabulary | None = None,  # None: the model's own, if it has one
 ) -> None:
-    """Write config.json, model.safetensors and, where there is a vocabulary, vocab.json: all, or none where that fails.
+    """Write config.json, model.safetensors and, where there is a vocabulary, vocab.json: all, or none where that fails; a compiled
+    model (`torch.compile`) as the one that it was made of.
 
     The weights hold digests of the other two, so that files of two models are never taken for one. While a model trains
     only its weights change, and they are one file: killed at any moment, the folder holds the old model or the new one."""
-    folder, vocabulary = Path(folder), vocabulary or model.vocabulary
+    folder, vocabulary, model = Path(folder), vocabulary or model.vocabulary, getattr(model, "_orig_mod", model)
     learned_from = {"extractor": model.extractor.model_dump()} if isinstance(model.extractor, ExtractorInfo) else {}
     config = {"matcher": type(model).__name__, **learned_from, **model.config}
     state = model.state_dict()

@@ -39,7 +39,8 @@ def test_features_may_be_called_feat(tmp_path):
     with pytest.raises(ValueError, match=r"train_ims\.npy and train_feat\.npy are both there"): open_split(tmp_path, "train")
 
 
-def test_progress_is_shown(tmp_path, capsys):
+def test_progress_is_shown(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("cmr.bars.EVERY", 0)  # a line for each step, where no terminal shows a bar
     convert(write_scan(tmp_path), tmp_path / "h5")
     assert f"{N}/{N}" in capsys.readouterr().err
 

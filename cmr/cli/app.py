@@ -164,14 +164,15 @@ def print_table(heads: list[str], rows: list[list[str]]) -> None:  # heads: of a
     Console(markup=False, emoji=False, highlight=False, width=wide).print(table)
 
 
-def read_settings(words: list[str] | None) -> dict[str, str]:  # as given with --set -> by name
-    "Settings by name. ValueError for one without =, and for one that is given twice."
+def read_settings(words: list[str] | None, seeds: bool = False) -> dict[str, str]:  # as given with --set -> by name
+    "Settings by name. ValueError for one without =, one that is given twice, and the seed where the command has --seeds."
     settings: dict[str, str] = {}
     for word in words or []:
         key, equals, value = word.partition("=")
         if not (key and equals): raise ValueError(f"--set {word!r}: write a name, = and a value, as in --set margin=0.3")
         if key in settings: raise ValueError(f"--set {key} is given twice: {settings[key]} and {value}")
         settings[key.replace("-", "_")] = value
+    if seeds and "seed" in settings: raise ValueError(f"--set seed={settings['seed']}: say --seeds {settings['seed']}")
     return settings
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,8 +13,7 @@ from cmr.cli.app import Device, Imports, PathArgument, PathOption, app, print_ta
 from cmr.cli.data import data_of
 from cmr.cli.evaluate import load_model
 
-if TYPE_CHECKING:
-    from cmr.search.calibration import Judged, Measures
+if TYPE_CHECKING: from cmr.search.calibration import Judged, Measures
 
 
 def known_truth(data: Path, split: str):
@@ -64,7 +64,7 @@ def fit_it(folder: Path, model, vocabulary, where, true, captions: int, seed: in
     print_table(HEADS, [row("a right answer is there", found.whether), row("the best answer is right", found.best)])
     typer.echo(f"below {found.threshold:.0%} that a right answer is there it says that nothing matches: in {found.silent[0]:.0%} of"
                f" the questions without a right answer, and in {found.silent[1]:.0%} of those with one")
-    typer.echo(f"wrote {path}. Next: cmr search {folder} \"...\"")
+    typer.echo(f"wrote {path}. Next: {shlex.join(['cmr', 'search', str(folder), where.captions[0]])}")
     return found.points
 
 
@@ -100,8 +100,7 @@ def calibrate_command(
     captions: Annotated[int, typer.Option(min=20, help="How many captions are asked, drawn at random.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
     figure: Annotated[Path | None, PathOption(help="Draw the reliability curve into this file. Default: reliability.png beside "
-                                              "calibration.json.")] = None,
-    imports: Imports = None, device: Device = None,
+                                              "calibration.json.")] = None, imports: Imports = None, device: Device = None,
 ):
     """Fit probabilities to a model's scores, so that a search can say that nothing matches.
 
@@ -126,7 +125,7 @@ def calibrate_command(
     from cmr.data import open_split
     from cmr.files import atomic_write
     from cmr.search.calibration import show_calibration
-    if figure and figure.suffix not in (".png", ".svg", ".pdf"): raise ValueError(f"--figure {figure}: give a name that ends in .png")
+    if figure and figure.suffix.lower() not in (".png", ".svg", ".pdf"): raise ValueError(f"--figure {figure}: a name ends in .png")
     trained, vocabulary, folder = load_model(model, device)
     data, _ = data_of(folder, data)
     where = open_split(data, judge or split)
@@ -134,5 +133,5 @@ def calibrate_command(
         fit_it(folder, trained, vocabulary, where, known_truth(data, split)[1], captions, seed)
     figure = figure or (None if judge else folder / "reliability.png")
     if figure:
-        with atomic_write(figure) as partial: show_calibration(points).savefig(partial, format=figure.suffix[1:], dpi=100)
+        with atomic_write(figure) as partial: show_calibration(points).savefig(partial, format=figure.suffix.lower()[1:], dpi=100)
         typer.echo(f"the reliability curve is in {figure}")

@@ -59,14 +59,13 @@ def compare_command(
     from cmr.training import compare
     data = pick_data(data, recipe)
     base = with_options(pick_recipe(recipe, data, device), {"epochs": epochs}, {"embed_dim": embed_dim})
-    run_table(lambda chosen: compare.models(models or [], base, chosen), read_settings(settings), data,
+    run_table(lambda chosen: compare.models(models or [], base, chosen), read_settings(settings, True), data,
               out, seeds, split, device, recipe, epochs)
 
 
 @app.command("ablate")
 def ablate_command(
-    model: Annotated[str, typer.Argument(help="What to take apart: camp.")],
-    data: Data = None,
+    model: Annotated[str, typer.Argument(help="What to take apart: camp.")], data: Data = None,
     rows: Annotated[list[str] | None, typer.Option(help="A row of the table; a+b takes two together. Can be given several times. "
                                                       "Default: all twelve.")] = None,
     recipe: AnyRecipe = None, seeds: Seeds = "0", epochs: Epochs = None, embed_dim: Width = None, settings: Settings = None,
@@ -89,5 +88,5 @@ def ablate_command(
     if model.lower() != "camp": raise ValueError(f"no ablations of {model!r}: there are some of camp")
     data = pick_data(data, recipe)
     base = with_options(for_model(pick_recipe(recipe, data, device, "camp"), "camp"), {"epochs": epochs}, {"embed_dim": embed_dim})
-    run_table(lambda chosen: compare.ablations(rows or [], base, chosen), read_settings(settings), data,
+    run_table(lambda chosen: compare.ablations(rows or [], base, chosen), read_settings(settings, True), data,
               out, seeds, split, device, recipe, epochs)

@@ -24,7 +24,7 @@ def draw_scenes(out: Path, seed: int, counts: dict[str, int]) -> None:
 
 def named_data(data: Path | None, recipe: str | None) -> Path | None:
     "The data folder that was given, else the one that a recipe's file names."
-    if data is not None or not recipe or not recipe.endswith(FILES): return data
+    if data is not None or not recipe or not recipe.lower().endswith(FILES): return data
     from cmr.training.recipes import config_content
     found = config_content(recipe).get("data")
     if found is not None and not (isinstance(found, str) and found): raise ValueError(f"{recipe}: data={found!r} names no folder")
@@ -86,11 +86,10 @@ def data_scenes(
 
 @data_app.command("convert")
 def data_convert(
-    source: Annotated[Path, PathArgument(help="Folder in the SCAN layout ({split}_ims.npy and {split}_caps.txt), "
-                                           "or Karpathy's dataset_*.json.")],
-    out: Annotated[Path, PathArgument(help="Folder for {split}.h5.")],
-    karpathy: Annotated[Path | None, PathOption(help="Take captions and splits from this json; SOURCE is then "
-                                                    "the features (.npy).")] = None,
+    source: Annotated[Path, PathArgument(help="Folder in the SCAN layout ({split}_ims.npy and {split}_caps.txt), or Karpathy's "
+                                              "dataset_*.json.")], out: Annotated[Path, PathArgument(help="Folder for {split}.h5.")],
+    karpathy: Annotated[Path | None, PathOption(help="Take captions and splits from this json; SOURCE is then the features "
+                                                     "(.npy).")] = None,
     features: Annotated[Path | None, PathOption(help="With a json: the .npy file with one row (regions, numbers) for each image.")] = None,
     ids: Annotated[Path | None, PathOption(help="With a json: a text file that names the image of each row of the features.")] = None,
 ):

@@ -54,13 +54,13 @@ def demo_command(
     """
     from cmr.files import atomic_write
     from cmr.search.explain import Search
-    if out.suffix not in (".png", ".svg", ".pdf", ".html"): raise ValueError(f"--out {out}: give a name that ends in .png or .html")
+    if out.suffix.lower() not in (".png", ".svg", ".pdf", ".html"): raise ValueError(f"--out {out}: give a name that ends in .png or .html")
     if len(sentence.split()) > 40: raise ValueError(f"a sentence of {len(sentence.split())} words: 40 at most can be drawn")
     finder = Search(SAMPLE / "imram", SAMPLE, "sample")
     found = finder(" ".join(sentence.split()), top)
     for note in found.notes: typer.secho(note, fg=typer.colors.YELLOW, err=True)
     typer.echo(f"“{found.query}” among {len(finder.images)} pictures:\n{found.table()}")
-    if out.suffix == ".html": found.save(out)
+    if out.suffix.lower() == ".html": found.save(out)
     else:
-        with atomic_write(out) as partial: show_found(found).savefig(partial, format=out.suffix[1:], dpi=110)
+        with atomic_write(out) as partial: show_found(found).savefig(partial, format=out.suffix.lower()[1:], dpi=110)
     typer.echo(f"The pictures, and where each word looked: {out}\nNext: cmr train")

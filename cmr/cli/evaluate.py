@@ -69,9 +69,9 @@ def check_request(
     from cmr.files import printable
     if split.n_images % folds:
         raise ValueError(f"--folds {folds} does not divide the {split.n_images} images of {split.source} into equal parts")
-    if scores and scores.suffix != ".npy":
+    if scores and scores.suffix.lower() != ".npy":
         raise ValueError(f"--scores {printable(scores)}: scores are written as an array: give a name that ends in .npy")
-    if queries and queries.suffix not in (".csv", ".jsonl"):
+    if queries and queries.suffix.lower() not in (".csv", ".jsonl"):
         raise ValueError(f"--per-query {printable(queries)}: give a name that ends in .csv, or in .jsonl for a json object a line")
     if scores and several and scores.exists():
         raise ValueError(f"--scores {printable(scores)} is there, and a mean of models replaces nothing: delete it, or give another name")
@@ -165,7 +165,7 @@ def write_queries(path: Path, found: Iterator[dict]) -> None:
     "Write them as csv or as lines of json, whole or not at all."
     from cmr.files import write_text
     text = io.StringIO(newline="")
-    if path.suffix == ".jsonl": text.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in found)
+    if path.suffix.lower() == ".jsonl": text.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in found)
     else:
         table = csv.DictWriter(text, QUERY, lineterminator="\n")
         table.writeheader()
@@ -225,8 +225,7 @@ def evaluate_command(
                                                "rank, best right answer, best wrong one, and the score of each.")] = None,
     max_memory: Annotated[str | None, typer.Option(help="What the scoring may take at a time, such as 500MB or 2GB. "
                                                       "Default: what suits the machine.")] = None,
-    imports: Imports = None, device: Device = None,
-    engine: Engine = True,
+    imports: Imports = None, device: Device = None, engine: Engine = True,
 ):
     """Print R@1, R@5, R@10 in both directions and R@sum, with 95% intervals, and the ranks of the right answers.
 

@@ -19,7 +19,7 @@ class OnError(str, Enum):
 
 def check_out(out: Path) -> None:
     "ValueError where no file of features can stand."
-    if out.suffix != ".h5": raise ValueError(f"-o {out}: features are written as HDF5, name a file that ends in .h5")
+    if out.suffix.lower() != ".h5": raise ValueError(f"-o {out}: features are written as HDF5, name a file that ends in .h5")
     if out.is_dir(): raise ValueError(f"-o {out} is a folder: name a file")
 
 
@@ -73,7 +73,7 @@ def features_command(
         typer.echo(f"wrote {merge_features(pictures, out)}")
         return
     if len(pictures) > 1: raise ValueError(f"{len(pictures)} folders: name one, or put files of features together with --merge")
-    if pictures[0].suffix == ".h5" and pictures[0].is_file():
+    if pictures[0].suffix.lower() == ".h5" and pictures[0].is_file():
         raise ValueError(f"{pictures[0]} holds features already: --merge puts such files together")
     try: make(pictures[0], out, extractor, shard, on_error.value, device, progress)
     except KeyboardInterrupt: raise KeyboardInterrupt("stopped: the same command goes on from here") from None

@@ -20,8 +20,7 @@ def mine_command(
     doubt: Annotated[float, typer.Option(min=0, help="Leave out pairs whose wrong image leads the right one by more, in units of the "
                                          "score: there the model may be right.")] = 0.1,
     out: Annotated[Path | None, PathOption(help="The file to write. Default: {split}_twins.json in the data folder, where --set twins=true "
-                                           "looks for it.")] = None,
-    imports: Imports = None, device: Device = None,
+                                           "looks for it.")] = None, imports: Imports = None, device: Device = None,
 ):
     """Find images that a model takes for each other, so that the next training puts each pair into one batch.
 
@@ -37,7 +36,8 @@ def mine_command(
     data, _ = data_of(folder, data, split)
     where = open_split(data, split)
     found, usual = mine_twins(trained, where, vocabulary, doubt), data / f"{split}_twins.json"
-    write_twins(found, out := out or usual)
+    write_twins(found, out := out or usual, where)
     if out == usual and (data / f"{split}_scenes.json").is_file(): typer.echo(f"{out.name} is read in place of the scenes' own twins.")
     typer.echo(f"wrote {out}: {len(found.together):,} pairs of {where.n_images:,} images. "
-               + (f"Next: cmr train --data {data} --set twins=true" if out == usual else f"A training with twins=true reads {usual}"))
+               + (f"Next: cmr train --data {data} --set twins=true" if out == data / "train_twins.json" else
+                  f"A training with twins=true reads {data / 'train_twins.json'}"))

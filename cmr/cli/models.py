@@ -22,9 +22,7 @@ def describe(name: str) -> str:  # of a model
 
 
 @app.command("models")
-def models_command(
-    names: Annotated[list[str] | None, typer.Argument(help="Only these. Default: all.")] = None, imports: Imports = None,
-):
+def models_command(names: Annotated[list[str] | None, typer.Argument(help="Only these. Default: all.")] = None, imports: Imports = None):
     """List the models that can be trained, and their arguments (for --set and the options of cmr train).
 
     \b

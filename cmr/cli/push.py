@@ -41,8 +41,9 @@ def push_command(
     where = data or recorded
     model, vocabulary = load(run)
     report, _ = evaluate(model.to(make_accelerator(device).device), open_split(where, split), vocabulary)
-    settings = {key: value for key, value in asdict(recipe).items() if value not in (None, {}, [], False) and key != "after"}
-    told: dict[str, Any] = {"recipe": settings, "data": about or Path(recorded).name, "report": report,
+    def said(recipe): return {key: said(value) if key == "after" else value for key, value in recipe.items()
+                              if value not in (None, {}, []) and value is not False}
+    told: dict[str, Any] = {"recipe": said(asdict(recipe)), "data": about or Path(recorded).name, "report": report,
             "tested": f"{Path(where).name}, split {split}", "licence": licence}
     model = model.cpu()
     if to:

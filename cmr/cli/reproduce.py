@@ -22,8 +22,7 @@ def reproduce_command(
     out: Annotated[Path, PathOption(help="Gets a folder named as the data's, with a small json for each row and seed.")] = Path("results"),
     runs: Annotated[Path, PathOption(help="Gets the weights.")] = Path("runs/reproduce"),
     write: Annotated[Path | None, PathOption(help="Draw all that is kept between the marks <!-- reproduced --> and "
-                                                  "<!-- end of reproduced --> of this page.")] = None,
-    device: Device = None,
+                                                  "<!-- end of reproduced --> of this page.")] = None, device: Device = None,
 ):
     """Train what a table of IMRAM or CAMP needs, by one recipe, and say which of the paper's orders hold here.
 
@@ -47,7 +46,7 @@ def reproduce_command(
         said = [*(["--epochs", epochs] if epochs else []), *(["--recipe", recipe] if recipe else []),
                 *(word for pair in settings or [] for word in ("--set", pair))]
         command = shlex.join(map(str, ["cmr", "reproduce", table, "--data", data.resolve().name, *said]))
-        try: made.reproduce(table, data, read_seeds(seeds), base, out, runs, read_settings(settings), command,
+        try: made.reproduce(table, data, read_seeds(seeds), base, out, runs, read_settings(settings, True), command,
                             device=make_accelerator(device).device.type)
         except Stopped as stop: raise Stopped(f"{stop}: {shlex.join(['cmr', *sys.argv[1:]])}", stop.number) from stop
         typer.echo(made.one_table(table, out / data.resolve().name, write or out / "table.md"))

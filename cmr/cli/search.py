@@ -54,10 +54,10 @@ def draw_hits(path: Path, finder: Search, found: Found, row: int | None, picture
     else:
         own = {caption for caption, image in zip(split.captions, split.image_of_caption) if image == row}
         figure = show_hits(pictures[row], [printable(name) for name in names], scores, [name in own for name in names])
-    with atomic_write(path) as partial: figure.savefig(partial, format=path.suffix[1:] or "png", dpi=100)
+    with atomic_write(path) as partial: figure.savefig(partial, format=path.suffix.lower()[1:] or "png", dpi=100)
 
 
-def open_finder(model: Path, place: Path | None, data: Path | None, split: str | None, shortlist: int, index: Path | None, fit: bool,
+def open_finder(model: Path, place: Path | None, data: Path | None, split: str | None, shortlist: int | None, index: Path | None, fit: bool,
                 extractor: str | None, device: str | None, store: tuple[str, str] | None) -> tuple[Search, Path, str]:
     "Model and place: the one named, else its run's data; and where that is, and which split of it."
     from cmr.data import open_split
@@ -67,8 +67,8 @@ def open_finder(model: Path, place: Path | None, data: Path | None, split: str |
     trained, vocabulary, folder = load_model(model, device)
     place, split = own_split(*data_of(folder, place or data, split))
     maps = (lambda: learn_maps(trained, open_split(place, "train"), vocabulary)) if fit and not (index and index.is_file()) else None
-    finder = Search((trained, vocabulary), place, split, shortlist, read_calibration(folder, trained), index=index, maps=maps, store=store,
-                    extractor=extractor)
+    finder = Search((trained, vocabulary), place, split, shortlist or 0, read_calibration(folder, trained), index=index, maps=maps,
+                    store=store, extractor=extractor)
     return finder, place, split
 
 
@@ -100,12 +100,11 @@ def search_command(
     row: Annotated[int | None, typer.Option(min=0, help="The same by its row in the split, counted from 0.")] = None,
     data: Annotated[Path | None, PathOption(help="Data folder. Default: what the run learned from, as its recipe.json says.")] = None,
     split: Annotated[str | None, typer.Option(help="Of a data folder: test, dev, train, testall, ... Default: test, or dev where there is "
-                                              "no test.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many answers.")] = 5,
+                                              "no test.")] = None, top: Annotated[int, typer.Option(min=1, help="How many answers.")] = 5,
     at_least: Annotated[float | None, typer.Option(min=0, max=1, help="Hide answers that are less likely to be right (a calibrated "
                                                    "model only: cmr calibrate).")] = None,
-    shortlist: Annotated[int, typer.Option(min=1, help="How many the model looks at, chosen by cheap vectors; "
-                                           "with as many as there are, the ranking is exact.")] = 100,
+    shortlist: Annotated[int | None, typer.Option(min=1, help="How many the model looks at, chosen by cheap vectors; with as many as there "
+                                                  "are, the ranking is exact. Default: all up to 1,000, else 100.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as json: scores and regions of every word, too.")] = False,
     page: Annotated[Path | None, PathOption("--html", help="Write a page with pictures, words and where they looked.")] = None,
     figure: Annotated[Path | None, PathOption(help="Draw the answers into this file (built-in scenes only).")] = None,
@@ -133,8 +132,8 @@ def search_command(
       cmr search runs/coco data/coco "a dog on a sofa" --qdrant http://localhost:6333 --collection coco
     """
     place, query = pick_query(words or [], 3 - [picture, image, row].count(None), data)
-    if shortlist < top: raise ValueError(f"--shortlist {shortlist} is shorter than --top {top}: look at more, or ask for fewer")
-    if page and page.suffix != ".html": raise ValueError(f"--html {page}: a page's name ends in .html")
+    if shortlist and shortlist < top: raise ValueError(f"--shortlist {shortlist} is shorter than --top {top}: look at more, or ask less")
+    if page and page.suffix.lower() != ".html": raise ValueError(f"--html {page}: a page's name ends in .html")
     finder, place, split = open_finder(model, place, data, split, shortlist, index, fit, extractor, device,
                                        (qdrant, collection) if qdrant else None)
     try:

@@ -62,11 +62,9 @@ def speedrun_command(
     model: Annotated[str, typer.Option(help="Any that `cmr models` lists.")] = "imram",
     recipe: Annotated[str, typer.Option(help="As for cmr train.")] = "scenes",
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training captions. Default: the recipe's.")] = None,
-    target: Annotated[float, typer.Option(min=0, max=600, help="R@sum on dev that has to be reached.")] = TARGET,
-    seeds: Seeds = "0,1,2",
+    target: Annotated[float, typer.Option(min=0, max=600, help="R@sum on dev that has to be reached.")] = TARGET, seeds: Seeds = "0,1,2",
     data: Annotated[Path | None, PathOption(help="Data folder with train and dev. Default: data/scenes, which the table is about.")] = None,
-    settings: Settings = None,
-    imports: Imports = None, device: Device = None,
+    settings: Settings = None, imports: Imports = None, device: Device = None,
 ):
     """Time a training to a fixed quality: seconds until dev R@sum is 520 on the built-in world, the median of three seeds.
 
@@ -83,7 +81,7 @@ def speedrun_command(
     from cmr.files import read_json
     if not re.fullmatch(r"\w[\w.-]*", name): raise ValueError(f"{name!r} is no name of an entry: letters, digits and - will do")
     numbers, where = read_seeds(seeds), pick_data(data)
-    final = adjust(pick_recipe(recipe, where, device), model, {"epochs": epochs}, {}, read_settings(settings))
+    final = adjust(pick_recipe(recipe, where, device), model, {"epochs": epochs}, {}, read_settings(settings, True))
     out = Path("runs/speedrun") / name
     found = [one_run(replace(final, seed=seed, name=name), where, out / str(seed), target, device) for seed in numbers]
     reached, asked = [seconds for seconds in found if seconds], {"--data": where.resolve() == Path("data/scenes").resolve(),

@@ -32,7 +32,7 @@ def fitting(data: Path, device: str | None) -> str:
 def pick_recipe(name: str | None, data: Path, device: str | None, model: str | None = None) -> Recipe:
     "The recipe of that name or file, else the one that fits data, machine and model. ValueError lists them."
     from cmr.training import RECIPES
-    if name and name.endswith(FILES):
+    if name and name.lower().endswith(FILES):
         from cmr.training.recipes import read_config
         return read_config(name)
     if name is None:
@@ -74,7 +74,7 @@ def suited(recipes: list[Recipe], data: Path, name: str | None, settings: Mappin
     "Recipes that fit few captions, said in a line; what was set by hand (not None), or in the file that `name` is, stays."
     from cmr.data import open_split
     from cmr.training.recipes import config_content, for_few
-    captions, named = len(open_split(data, "train")), config_content(name) if name and name.endswith(FILES) else {}
+    captions, named = len(open_split(data, "train")), config_content(name) if name and name.lower().endswith(FILES) else {}
     found = [for_few(recipe, captions, {*named, *(key for key, value in settings.items() if value is not None)}) for recipe in recipes]
     changed = [", ".join(f"{key}={getattr(new, key)}" for key in ("min_count", "batch_size", "epochs", "decay_every", "warmup_steps")
                          if getattr(new, key) != getattr(old, key)) for old, new in zip(recipes, found)]
@@ -174,15 +174,13 @@ def train_command(
     dev_images: Annotated[int | None, typer.Option(min=2, help="Evaluate on the first so many images of dev: quicker where dev is "
                                                      "large.")] = None,
     warmup_steps: Annotated[int | None, typer.Option(min=0, help="Steps with all negatives first. Default: the recipe's, "
-                                                       "or what the model needs.")] = None,
-    settings: Settings = None,
+                                                       "or what the model needs.")] = None, settings: Settings = None,
     imports: Imports = None, device: Device = None,
     precision: Annotated[str | None, typer.Option(help="fp32, tf32 (NVIDIA GPUs) or bf16. Default: what accelerate's configuration says, "
                                                      "else fp32.")] = None,
     track: Annotated[list[str] | None, typer.Option(help="Send settings, numbers and a picture of retrieved lists to a tracker that "
                                                       "accelerate knows: tensorboard, wandb, ... Can be given several times.")] = None,
-    engine: Engine = True,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read data ahead. "
+    engine: Engine = True, workers: Annotated[int | None, typer.Option(min=0, help="Processes that read data ahead. "
                                                   "Default: 0 on a CPU, up to 4 on a GPU.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps, with a checkpoint and an evaluation on dev: "
                                                     "to try things out.")] = None,

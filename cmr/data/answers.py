@@ -24,8 +24,7 @@ def row_blocks(
 ):                               # yields (number of the block's first row, block as an array)
     "Walk down a matrix a few rows at a time, so that nothing as large as the matrix is made beside it."
     rows = max(1, cells // scores.shape[1])
-    for start in range(0, scores.shape[0], rows):
-        yield start, as_array(scores[start:start + rows])
+    for start in range(0, scores.shape[0], rows): yield start, as_array(scores[start:start + rows])
 
 # %% ../../nbs/data/answers.ipynb #db67756a
 def check_scores(scores: np.ndarray | Tensor) -> None:  # (I, C) row i holds image i's score with every caption
@@ -54,8 +53,7 @@ def check_image_of_caption(
     if found.min() < 0 or found.max() >= images:
         raise ValueError(f"image_of_caption holds images {found.min()} to {found.max()}, scores have rows 0 to {images - 1}")
     bare = np.flatnonzero(np.bincount(found, minlength=images) == 0)
-    if len(bare):
-        raise ValueError(f"{len(bare)} images have no caption, the first is image {bare[0]}: leave their rows out")
+    if len(bare): raise ValueError(f"{len(bare)} images have no caption, the first is image {bare[0]}: leave their rows out")
     return found.astype(np.int64)
 
 # %% ../../nbs/data/answers.ipynb #b2c00014
@@ -86,8 +84,7 @@ def right_pairs(
         if found.dtype != bool: return check_image_of_caption(found, shape), np.arange(shape[1])
         named = found.shape
         captions, images = np.nonzero(found.T) if found.ndim == 2 else (found, found)
-    if named != tuple(shape):
-        raise ValueError(f"image_of_caption is for images and captions {named}, scores are {tuple(shape)}")
+    if named != tuple(shape): raise ValueError(f"image_of_caption is for images and captions {named}, scores are {tuple(shape)}")
     for name, some, count in (("images", images, shape[0]), ("captions", captions, shape[1])):
         bare = np.flatnonzero(np.bincount(some, minlength=count) == 0)
         if len(bare): raise ValueError(f"{len(bare)} {name} have no right answer, the first is {bare[0]}")

@@ -83,6 +83,7 @@ def groups(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:  # places that 
 def fault_of(regions: ndarray) -> str:  # (m, f), the real ones of a picture -> empty where there is none
     "What is wrong with a picture's features."
     if not np.isfinite(regions).all(): return "NaN or infinity"
+    if np.abs(regions).max() > 1e18: return "numbers too large to be squared"
     if not regions.any(): return "zeros only"
     if regions.size > 1 and (regions == regions.flat[0]).all(): return "one number throughout"
     if len(regions) > 1 and (regions == regions[0]).all(): return "all regions equal"
@@ -212,5 +213,6 @@ def check_data(
     about = [check_split(name, data, None if name == "train" else vocabulary) for name, data in opened.items()]
     for note in said:                               # zeros are found below, with their number
         if "hold only zeros" not in str(note.message): warnings.warn(str(note.message), stacklevel=2)
-    findings = [*wrong_features(about), *repeated_pictures(about), *repeated_ids(about), *repeated_captions(about)]
+    alone = ["no split dev, which a training needs: import again, with some images for it"] * ("train" in names and "dev" not in names)
+    findings = [*alone, *wrong_features(about), *repeated_pictures(about), *repeated_ids(about), *repeated_captions(about)]
     return Checked(about, findings)

@@ -209,8 +209,7 @@ def link_captions(
 ) -> Link:
     "Which caption belongs to which image in the SCAN layout: the one rule, with its reason. ValueError where nothing says it for sure."
     rows = len(features)
-    if captions < rows:
-        raise ValueError(f"{captions} captions for {rows} rows of features: different lengths; are they of one split?")
+    if captions < rows: raise ValueError(f"{captions} captions for {rows} rows of features: different lengths; are they of one split?")
     if ids is not None: return _link_by_caption(features, ids) if len(ids) == captions else _link_by_image(features, captions, ids)
     if captions % rows:
         raise ValueError(f"{captions} captions, which {rows} rows of features do not divide; where images have different numbers of "

@@ -136,8 +136,7 @@ def _seconds(response: requests.Response) -> float:
 def _refuse(response: requests.Response, source: Source) -> None:
     "Raise for an answer that is no file."
     code = response.status_code
-    if code in (408, 425, 429) or code >= 500:
-        raise TryAgain(f"answers {code} ({printable(response.reason, 40)})", _seconds(response))
+    if code in (408, 425, 429) or code >= 500: raise TryAgain(f"answers {code} ({printable(response.reason, 40)})", _seconds(response))
     if code not in (200, 206): raise SourceFailed(f"answers {code} ({printable(response.reason, 40)})")
     if response.headers.get("Content-Type", "").lower().startswith("text/html"):
         raise SourceFailed("sends a web page instead of the file (a login, or a notice)")
@@ -323,8 +322,7 @@ def open_archive(
             with tarfile.open(path, "r:gz") as tar:
                 yield (Member(m.name, m.size, m.isreg(), partial(tar.extractfile, m)) for m in tar if not m.isdir())
         else:
-            with zipfile.ZipFile(path) as archive:
-                yield (_zip_member(archive, info) for info in archive.infolist() if not info.is_dir())
+            with zipfile.ZipFile(path) as archive: yield (_zip_member(archive, info) for info in archive.infolist() if not info.is_dir())
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, NotImplementedError) as problem:
         raise ValueError(f"{printable(path)} is damaged or no archive ({printable(problem, 100)}): remove it and get it again") from problem
 

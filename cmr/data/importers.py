@@ -211,11 +211,12 @@ def with_splits(found: Captions, wanted: Wanted) -> Captions:
     said = ", ".join(f"{counts[name]:,} in {name}" for name in ("train", "dev", "test") if counts[name])
     return replace(drawn, notes=[*drawn.notes, f"splits are drawn by picture with seed {wanted.seed or 0}: {said}"])
 
-def take_captions(source: str | Path, wanted: Wanted, images: str | Path | None = None) -> Captions:
-    "Captions with their splits, and a note of all that was found on the way."
+def take_captions(source: str | Path, wanted: Wanted, images: str | Path | None = None, kept: ndarray | None = None) -> Captions:
+    "Captions with their splits, drawn among the images that are `kept`, and a note of all that was found on the way."
     found = gather_captions(source, wanted.split)
     if images is not None: found = compare_pictures(found, images, wanted.drop_missing)
     if wanted.per_image is not None: found = first_captions(found, wanted.per_image)
+    if kept is not None: found = found.keep(kept)
     found = with_splits(found, wanted)
     bare = int((found.per_image() == 0).sum())
     return replace(found, notes=[*found.notes, *([f"{bare:,} images have no caption and are left out"] if bare else [])])
@@ -264,13 +265,16 @@ def import_captions(
 ) -> list[Path]:                                # the files written
     "Captions, with features if there are some, as a data folder. FileNotFoundError or ValueError before anything is written."
     found = take_captions(source, wanted, images)
+    rows = find_features(found, features, ids)
+    if wanted.drop_missing and isinstance(rows, FeatureRows):
+        kept = _missing(found, rows_of_images(found, rows), printable(rows.path), True)
+        if not kept.all(): found = take_captions(source, wanted, images, kept)
     if say: say(str(found) if wanted.per_image is None else f"{found}, at most {wanted.per_image} each")
     for note in found.notes: warnings.warn(note, stacklevel=2)
-    rows = find_features(found, features, ids)
     if rows is None and ids is not None: raise ValueError(f"{printable(ids)} names rows of features, but no features are given")
     if rows is None: return write_captions(found, out)
     written = write_plans(plan_splits(found, rows, wanted.drop_missing), out, progress, max_bytes)
-    others = sorted(path.name for path in Path(out).glob("*.h5") if path not in written)
+    others = sorted(path.name for kind in ("*.h5", "*_twins.json") for path in Path(out).glob(kind) if path not in written)
     if others: warnings.warn(f"{printable(out)} also holds {printable(', '.join(others), 100)}, from before: is it of the same data?",
                              stacklevel=2)
     return written

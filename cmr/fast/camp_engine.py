@@ -58,9 +58,7 @@ def message_weights(
     real = needed(mask)
     return (A if real is None else A.masked_fill(~real[:, :, None, None], -torch.inf)).softmax(1)
 
-def is_separable(
-    fusion: GatedFusion,
-) -> bool:
+def is_separable(fusion: GatedFusion) -> bool:
     "Whether F's products can be made before the two sides meet: with scalar gates or none, of a sum or a concatenation."
     return fusion.fuse and fusion.kind != "element" and fusion.operation != "product"
 

@@ -40,15 +40,14 @@ __all__ = ['LARGEST', 'MOST_PAIRS', 'RETIRED', 'evaluating', 'batch_starts', 'ch
 
 # %% ../../nbs/fast/scoring.ipynb #618fbabd
 @contextmanager
-def evaluating(
-    model: Matcher,
-) -> Iterator[None]:
-    "Evaluation mode without gradients; afterwards the model is in the mode it was in."
-    training = model.training
+def evaluating(model: Matcher) -> Iterator[None]:
+    "Evaluation mode without gradients; afterwards each part of the model is in the mode it was in."
+    modes = [(part, part.training) for part in model.modules()]
     model.eval()
     try:
         with torch.no_grad(): yield
-    finally: model.train(training)
+    finally:
+        for part, training in modes: part.training = training
 
 def batch_starts(
     count: int,     # rows

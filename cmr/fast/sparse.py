@@ -66,8 +66,7 @@ def buffer(
 @cache
 def mkl_holds_back() -> bool:
     "Whether PyTorch multiplies by MKL on a processor with AVX-512 that Intel didn't make, with oneDNN at hand."
-    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    info = Path("/proc/cpuinfo")
+    both, info = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available(), Path("/proc/cpuinfo")
     maker = info.read_text() if info.is_file() else platform.processor()
     return both and torch.backends.cpu.get_cpu_capability() == "AVX512" and "GenuineIntel" not in maker
 
@@ -211,8 +210,12 @@ def as_written(
     cls: type,   # for which a plan was written
     *names: str, # methods that the plan computes
 ) -> bool:
-    "Whether a model still has these methods as its class wrote them: no subclass has others, and nobody put one in their place."
-    return all(getattr(type(model), name) is getattr(cls, name) and name not in vars(model) for name in names)
+    "Whether a model has these methods as its class wrote them, and parts, encoders aside, with no forward of their own and no hook."
+    def odd(part): return (part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part)
+                           or type(part).__module__.split(".")[0] not in ("torch", "cmr"))
+    parts = [part for name, part in model.named_modules() if name and name.split(".")[0] not in ("image_encoder", "text_encoder")]
+    methods = all(getattr(type(model), name) is getattr(cls, name) and name not in vars(model) for name in names)
+    return methods and not any(map(odd, parts))
 
 # %% ../../nbs/fast/sparse.ipynb #2aaa35c0
 BLOCK = {"cpu": (2**25, 2**28), "cuda": (2**29, 2**31)} # bytes for the pairs of a block, without and with a graph: tried out

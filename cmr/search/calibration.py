@@ -458,5 +458,4 @@ def check_calibration(found: Calibration, size: int, path: Path) -> None:
     fits = all(len(x) == size for x in lists) and all(0 <= k < size for kind in found.kinds for k in kind)
     for one, count in ((found.right, len(SIGNS)), (found.there, len(SIGNS)), (found.later, 4)):
         fits = fits and len(one.weights) == len(one.mean) == len(one.spread) == count and min(one.spread) > 0
-    if not fits or min(found.usual.spread) <= 0:
-        raise ValueError(f"{printable(path)} does not fit its model of {size} words: {AGAIN}")
+    if not fits or min(found.usual.spread) <= 0: raise ValueError(f"{printable(path)} does not fit its model of {size} words: {AGAIN}")

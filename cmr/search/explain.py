@@ -33,8 +33,8 @@ from .gallery import Gallery, ask, ask_with_image, fingerprint, image_row, open_
 from .words import Words, explain, words_of
 
 # %% auto #0
-__all__ = ['STYLE', 'NOTHING', 'Hit', 'jpeg', 'notes_of', 'table_of', 'json_of', 'html_of', 'Found', 'Place', 'Seen', 'stamps',
-           'encode_features', 'pictures_gallery', 'is_data', 'own_split', 'data_place', 'features_place',
+__all__ = ['STYLE', 'NOTHING', 'WHOLE', 'Hit', 'jpeg', 'notes_of', 'table_of', 'json_of', 'html_of', 'Found', 'Place', 'Seen',
+           'stamps', 'encode_features', 'pictures_gallery', 'is_data', 'own_split', 'data_place', 'features_place',
            'gallery_place', 'open_place', 'row_of', 'boxes_of', 'unknown_words', 'load_any', 'Search', 'extractor_of',
            'encode', 'hide', 'ranked', 'for_sentence', 'judge', 'for_picture', 'like', 'ask_with']
 
@@ -84,8 +84,7 @@ def _rectangles(boxes: Sequence, weights: Sequence[float], height: float) -> str
 def _word(text: str, known: bool, score: float | None, lit: str) -> str:
     "A word with its score, and its regions."
     said = "" if score is None else f"<small>{score:.2f}</small>"
-    return (f'<span class="word{"" if known else " unknown"}" tabindex="0">'
-            f"{html.escape(text)}{said}{lit}</span>")
+    return (f'<span class="word{"" if known else " unknown"}" tabindex="0">' f"{html.escape(text)}{said}{lit}</span>")
 
 # %% ../../nbs/search/explain.ipynb #77d54de8
 def _card(hit: Hit, weak: bool) -> str:
@@ -107,7 +106,10 @@ def notes_of(found: Found) -> list[str]: # in words
     "What has to be known before the hits are believed."
     unknown = ", ".join(printable(word, 60) for word in found.unknown)
     said = [f"words the model doesn't know: {unknown}"] if unknown else []
-    if found.matches is False: said.append(NOTHING + ("; the nearest:" if found.hits else ""))
+    some, nothing = found.looked < found.among, NOTHING
+    if some: said.append(f"the model looked at {found.looked:,} of {found.among:,}, chosen by cheap vectors: a longer shortlist takes more")
+    if some: nothing = nothing.replace("here", "among them")
+    if found.matches is False: said.append(nothing + ("; the nearest:" if found.hits else ""))
     if found.hidden: said.append(f"{found.hidden} hidden, less likely to be right than was asked")
     return said
 
@@ -121,7 +123,7 @@ def json_of(found: Found) -> str:
     "Everything but the pictures."
     hits = [{**{key: getattr(hit, key) for key in ("place", "row", "name", "score", "probability", "boxes")}, **asdict(hit.words)}
             for hit in found.hits]
-    about = {key: getattr(found, key) for key in ("query", "finds", "unknown", "matches", "hidden")}
+    about = {key: getattr(found, key) for key in ("query", "finds", "unknown", "matches", "hidden", "looked", "among")}
     return json.dumps({**about, "hits": hits}, ensure_ascii=False, allow_nan=False, indent=1)
 
 # %% ../../nbs/search/explain.ipynb #fa8e83d8
@@ -143,6 +145,7 @@ class Found:
     unknown: list[str]        # words that the model doesn't know
     matches: bool | None      # False: nothing here matches well; None: that can't be told
     hidden: int = 0           # answers below `at_least`
+    looked: int = 0; among: int = 0 # rows that the model itself ranked, of how many
 
     @property
     def notes(self) -> list[str]:
@@ -165,7 +168,7 @@ class Found:
 
     def save(self, path: str | Path) -> Path:
         "Write the page, whole or not at all. ValueError for a name that doesn't end in .html."
-        if Path(path).suffix != ".html": raise ValueError(f"{printable(path)}: a page's name ends in .html")
+        if Path(path).suffix.lower() != ".html": raise ValueError(f"{printable(path)}: a page's name ends in .html")
         write_text(path, self.page())
         return Path(path)
 
@@ -277,10 +280,7 @@ def is_data(folder: Path) -> bool:
     try: return bool(splits(folder))
     except (ValueError, OSError): return False
 
-def own_split(
-    place: Path,
-    split: str,
-) -> tuple[Path, str]: # the data folder and its split where the place is a split's own file; else what was given
+def own_split(place: Path, split: str) -> tuple[Path, str]: # a data folder and its split; else what was given
     "Who names data/scenes/dev.h5 means the split dev of data/scenes."
     own = place.suffix == ".h5" and place.is_file() and is_data(place.parent) and place.stem in splits(place.parent)
     return (place.parent, place.stem) if own else (place, split)
@@ -331,8 +331,8 @@ def open_place(
     path, split = own_split(Path(place), split)
     if not path.exists(): raise FileNotFoundError(f"nothing to search at {printable(path)}: name a folder of pictures, features that "
                                                   "`cmr features` wrote, a data folder, or the file of a gallery")
-    if path.suffix == ".safetensors": return gallery_place(model, need_file(path, "a gallery"))
-    if path.suffix == ".h5": return features_place(model, need_file(path, "features of pictures"))
+    if path.suffix.lower() == ".safetensors": return gallery_place(model, need_file(path, "a gallery"))
+    if path.suffix.lower() == ".h5": return features_place(model, need_file(path, "features of pictures"))
     if path.is_dir() and is_data(path): return data_place(model, vocabulary, path, split, Path(index) if index else None, maps, store)
     folder = path if path.is_dir() else path.parent
     gallery, made = pictures_gallery(model, path, Path(index) if index else folder / ".cmr", extractor, None, progress)
@@ -365,7 +365,7 @@ class Search:
         model,                  # folder of a model, owner/name on the hub, or a model and its vocabulary
         place: str | Path,      # as `open_place` takes it
         split: str = "test",    # of a data folder
-        shortlist: int | None = 100, # rows that the model looks at, chosen by cheap vectors; None: all
+        shortlist: int | None = 0, # rows that the model looks at, chosen by cheap vectors; None: all; 0: all up to `WHOLE`, else 100
         calibration: Calibration | None = None, # None: the one in the model's folder, where there is one
         **how,                  # as for `open_place`
     ):
@@ -436,6 +436,8 @@ def hide(
     return replace(found, hits=kept, hidden=len(found.hits) - len(kept))
 
 # %% ../../nbs/search/explain.ipynb #8ac1bcb8
+WHOLE = 1000 # rows that are ranked whole where nothing else is said: a second or so
+
 def ranked(
     finder: Search,
     gallery: Any,      # of one side
@@ -443,7 +445,8 @@ def ranked(
     top: int,
 ) -> tuple[list[int], Tensor]: # rows of the best, and the scores of all rows that the model looked at, best first
     "The best rows of a gallery."
-    size = len(gallery) if finder.shortlist is None else max(finder.shortlist, top)
+    whole = finder.shortlist is None or not finder.shortlist and len(gallery) <= WHOLE
+    size = len(gallery) if whole else max(finder.shortlist or 100, top)
     scores, rows = gallery.search(asked, size, min(size, len(gallery)))
     return rows[0, :top].tolist(), scores[0]
 
@@ -457,7 +460,7 @@ def for_sentence(finder: Search, sentence: str, top: int) -> Found:
         show = boxes_of(place.boxes, row), partial(place.picture, row)
         hits.append(Hit(n + 1, row, finder.images.names[row], float(scores[n]), None, said, *show))
     matches = judge(finder, sentence, asked, scores, hits)
-    return Found(sentence, "pictures", hits, unknown_words(sentence, finder.vocabulary), matches)
+    return Found(sentence, "pictures", hits, unknown_words(sentence, finder.vocabulary), matches, 0, len(scores), len(finder.images))
 
 # %% ../../nbs/search/explain.ipynb #1cd70646
 def judge(finder: Search, sentence: str, asked: Fragments, scores: Tensor, hits: list[Hit]) -> bool | None:
@@ -479,7 +482,7 @@ def for_picture(finder: Search, query: Path | int | Image.Image, top: int) -> Fo
     for n, row in enumerate(rows):
         said = explain(finder.model, asked, row_of(finder.captions, row), words_of(names[row], finder.vocabulary))
         hits.append(Hit(n + 1, row, names[row], float(scores[n]), None, said, boxes, lambda: picture))
-    return Found(name, "captions", hits, [], None)
+    return Found(name, "captions", hits, [], None, 0, len(scores), len(finder.captions))
 
 # %% ../../nbs/search/explain.ipynb #ca6a4f16
 def like(finder: Search, name: str, asked: Fragments, top: int) -> Found:

@@ -393,8 +393,7 @@ def read_gallery(path: str | Path, model: Matcher, side: str | None = None, data
 # %% ../../nbs/search/gallery.ipynb #02adf354
 def image_blocks(model: Matcher, split: ImageCaptions, size: int = 256) -> Iterator[Fragments]:
     "A split's images, encoded, some at a time: (size, m, d) on the CPU."
-    for i in range(0, split.n_images, size):
-        yield encode_rows(model, split, i, min(i + size, split.n_images))
+    for i in range(0, split.n_images, size): yield encode_rows(model, split, i, min(i + size, split.n_images))
 
 # %% ../../nbs/search/gallery.ipynb #b1a059d7
 def caption_blocks(model: Matcher, split: ImageCaptions, vocabulary: Vocabulary, size: int = 256) -> Iterator[Fragments]:
@@ -482,8 +481,7 @@ def draw_pictures(sentence: str, hits: Sequence, scores: Sequence, right: Sequen
     "Pictures with their scores below, the right ones ticked and in a blue frame, the sentence above: a matplotlib figure."
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(1, len(hits), figsize=(1.5 * len(hits) + .2, 1.9), squeeze=False)
-    for ax, hit, score, fine in zip(axes[0], hits, scores, right):
-        ax.imshow(hit); mark_answer(ax, f"{float(score):.2f}", fine)
+    for ax, hit, score, fine in zip(axes[0], hits, scores, right): ax.imshow(hit); mark_answer(ax, f"{float(score):.2f}", fine)
     fig.suptitle(sentence, fontsize=9); fig.tight_layout()
     return fig
 

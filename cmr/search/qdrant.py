@@ -343,8 +343,7 @@ def prepare(where, collection: str, store: Store, about: Stored, cheap: int, map
         old = stored(found, store.where)
         keys = "model", "side", "data", "maps", "rows", "width"
         differ = [key for key in keys if getattr(old, key) != getattr(about, key)] or ["names"]
-        raise ValueError(f"{store.where} holds another gallery (other {', '.join(differ)}): "
-                         "delete it, or name another one")
+        raise ValueError(f"{store.where} holds another gallery (other {', '.join(differ)}): " "delete it, or name another one")
 
 # %% ../../nbs/search/qdrant.ipynb #q0000110
 def send_missing(store: Store, rows: list[Row], about: Stored) -> int:
@@ -400,8 +399,7 @@ def check_collection(store: Store, model: Matcher, side: str | None, data: str |
             raise ValueError(f"{store.where} is a gallery of {what}, or of an earlier version "
                              f"({printable(found, 40)}, not {value}): its answers could be wrong; fill another one")
     if (stray := store.other(about.stamp)) is not None or count > about.rows:
-        raise ValueError(f"{store.where} holds rows of two galleries (point {stray.number if stray else count}): "
-                         "fill another one")
+        raise ValueError(f"{store.where} holds rows of two galleries (point {stray.number if stray else count}): " "fill another one")
     if count < about.rows: raise ValueError(f"{store.where} holds {count:,} of {about.rows:,} rows: fill it to its end, "
                                             "with the same call; what is there is not sent again")
     return about

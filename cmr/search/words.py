@@ -30,10 +30,7 @@ class Words:
     how: str = ""                                      # what scores and weights are, in words
 
 # %% ../../nbs/search/words.ipynb #8b9f13c6
-def words_of(
-    sentence: str,
-    vocabulary: Vocabulary,
-) -> Words:
+def words_of(sentence: str, vocabulary: Vocabulary) -> Words:
     "The words that a model reads of a sentence, one for each of its fragments."
     numbers, words = vocabulary.encode(sentence), tokenize(sentence)
     if vocabulary.marks: words = ["<start>", *words[:len(numbers) - 2], "<end>"]

@@ -56,8 +56,7 @@ def released_weights(
     ours = {theirs: our for our, theirs in modules.items()}
     plain = {name.removeprefix("module."): value for name, value in state_dict.items()}
     unknown = [name for name in plain if name.rpartition(".")[0] not in {*ours, *ignore}]
-    if unknown:
-        raise ValueError(f"state dict has weights of unknown name: {', '.join(unknown)}; known: {', '.join([*ours, *ignore])}")
+    if unknown: raise ValueError(f"state dict has weights of unknown name: {', '.join(unknown)}; known: {', '.join([*ours, *ignore])}")
     sizes = [f"{modules['image_encoder.project']}.weight", f"{modules['text_encoder.embed']}.weight"]
     missing = [name for name in sizes if name not in plain]
     if missing: raise ValueError(f"state dict lacks {', '.join(missing)}, from which the model's sizes are read")

@@ -385,8 +385,7 @@ def take_over(
 def begin(run: Run) -> None:
     "The first checkpoint, before the first step: from now on the run can be resumed."
     if run.recipe.after: take_over(run, run.out / "before" / "best")
-    elif run.recipe.standardise:
-        standardise_from(run.model, run.train, progress=run.progress, common=run.recipe.standardise == "common")
+    elif run.recipe.standardise: standardise_from(run.model, run.train, progress=run.progress, common=run.recipe.standardise == "common")
     write_checkpoint(run)
 
 # %% ../../nbs/training/checkpoints.ipynb #625cf931

@@ -97,8 +97,11 @@ def sweep(
     for key, listed in many.items():
         if not all(map(str, listed)): raise ValueError(f"{key}={settings[key]}: a value is empty")
     for chosen in itertools.product(*many.values()):
-        said = "".join(f"-{key}={value}" for key, value in zip(many, chosen) if len(many[key]) > 1)
-        found += [replace(entry, label=entry.label + said) for entry in make(dict(zip(many, chosen)))]
+        for entry in make(now := dict(zip(many, chosen))):
+            odd = unknown_settings(entry.recipe, now)  # of other models
+            said = "".join(f"-{key}={value}" for key, value in now.items() if len(many[key]) > 1 and key not in odd)
+            row = replace(entry, label=entry.label + said)
+            if not (odd and row in found): found.append(row)
     return found
 
 # %% ../../nbs/training/compare.ipynb #ecd515ab
@@ -175,13 +178,7 @@ def fingerprint(
     parts = [open_split(data, name) for name in ("train", "dev", split)]
     return {part.source.name: digest("\n".join(part.captions), feature_digest(part))[:16] for part in parts}
 
-def run_of(
-    entry: Entry,
-    seed: int,
-    data: Path,
-    split: str,
-    precision: str | None = None,
-) -> dict:
+def run_of(entry: Entry, seed: int, data: Path, split: str, precision: str | None = None) -> dict:
     "What decides how a row with a seed comes out: its recipe and its data."
     recipe = replace(entry.recipe, seed=seed, name=entry.label)
     return {"label": entry.label, "seed": seed, "split": split, "data": str(data), "recipe": json.loads(json.dumps(asdict(recipe))),
@@ -247,8 +244,7 @@ def table_row(
     "The cells of a row."
     recalls = [spread([result["report"][key] for result in many]) for key in (*MEASURES[1:], "rsum")]
     world = [f"{mean(result['world'][key] for result in many):.1f}" for key in TWINS] if twins else []
-    return [label, *recalls,
-            "[{:.1f}, {:.1f}]".format(*ends) if (ends := interval(many)) else "", *world, f"{many[0]['parameters']:,}",
+    return [label, *recalls, "[{:.1f}, {:.1f}]".format(*ends) if (ends := interval(many)) else "", *world, f"{many[0]['parameters']:,}",
             f"{mean(result['seconds_per_epoch'] for result in many):.0f}", ", ".join(str(result["seed"]) for result in many)]
 
 # %% ../../nbs/training/compare.ipynb #a4b53ab9
@@ -332,8 +328,7 @@ def write(
     columns = ["label", "seed", *numbers, *ends, *TWINS, "parameters", "seconds_per_epoch", "best_epoch", "gate_matching", "gate_other"]
     pairs = [(result["report"].get("intervals") or {}) for result in results]
     rows = [{**result["dev"], **result, **result["report"], **result.get("world", {}),
-             **dict(zip(ends, [end for name in RECALLS for end in found.get(name, [None] * 2)]))}
-            for result, found in zip(results, pairs)]
+             **dict(zip(ends, [end for name in RECALLS for end in found.get(name, [None] * 2)]))} for result, found in zip(results, pairs)]
     write_metrics(rows, out / "results.csv", columns)
     head, *lines = cells(results)
     names = [f"{'image' if n > 3 else 'text'} {key}" if key in ("R@5", "R@10") else key for n, key in enumerate(head)]

@@ -69,8 +69,7 @@ class Columns(torch.autograd.Function):
         return all_gather(x).transpose(0, 1).flatten(1, 2)
 
     @staticmethod
-    def backward(ctx, slope):
-        return slope[:, dist.get_rank() * ctx.width:][:, :ctx.width]
+    def backward(ctx, slope): return slope[:, dist.get_rank() * ctx.width:][:, :ctx.width]
 
 def joint_scores(
     columns: Tensor, # (world_size * B, B): all images with this process's captions

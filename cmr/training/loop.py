@@ -45,10 +45,8 @@ from ..recall import Report, report
 from ..saving import save
 from ..similarity import wide
 from .checkpoints import Run, begin_or_restore, check_out, hold, read_checkpoint, weights_of, where_kept, write_checkpoint
-from cmr.training.distributed import (
-    all_gather, all_reduce_gradients, all_reduce_max, explain_lost_process, from_main, gather_fragments, joint_scores, make_accelerator,
-    rank_and_world_size, repeatable,
-)
+from .distributed import (all_gather, all_reduce_gradients, all_reduce_max, explain_lost_process, from_main, gather_fragments,
+    joint_scores, make_accelerator, rank_and_world_size, repeatable)
 from .recipes import Recipe, learning_rate, write_recipe
 from .twins import Twins
 
@@ -277,6 +275,7 @@ def train_epoch(
     "The batches of one epoch that are still to do."
     at, recipe, saved, clock, loader = run.at, run.recipe, time.monotonic(), time.monotonic(), run.loader(workers)
     run.model.train()
+    for part in recipe.frozen: run.model.get_submodule(part).eval()  # nor do its running statistics learn
     total = at.batch + len(loader)
     for group in groups(agreed_batches(run, loader, interrupt), recipe.accumulate, len(loader)):
         for options in run.optimiser.param_groups: options["lr"] = learning_rate(recipe, at.epoch + at.batch / total)
@@ -573,6 +572,8 @@ def train(
     callbacks: Sequence | object = (), # one or more objects that hear of steps and epochs: `track.Callback` says of what
 ) -> dict:                        # see `summary`
     "Train a recipe's model and keep the best epoch by R@sum on dev; raises as its parts do, before anything is lost."
+    if not isinstance(recipe, Recipe): raise ValueError(f"{recipe!r} is no recipe: cmr.training.RECIPES has some, by name")
+    if not (max_steps is None or type(max_steps) is int and max_steps > 0): raise ValueError(f"max_steps={max_steps!r}: use 1 or more")
     out, result = Path(out_folder), {}
     stages = stages_of(recipe, out)
     callbacks = callbacks if isinstance(callbacks, Iterable) else [callbacks]

@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 
-from ..files import printable, read_json, read_toml, write_text
+from ..data import open_split
+from ..files import digest, printable, read_json, read_toml, write_text
 from ..losses import LOSSES, Loss, make_loss
 from ..matcher import Matcher
 from ..saving import create_model, model_class
@@ -31,8 +32,8 @@ __all__ = ['LARGEST', 'OPTIMISERS', 'SCHEDULES', 'MOST_STEPS', 'WIDEST', 'FULL',
            'check_recipe', 'learning_rate', 'make_optimiser', 'model_arguments', 'freeze', 'kinds_of',
            'check_arguments', 'build', 'loss_settings', 'loss_for', 'resolve', 'that_learns', 'base_first', 'in_stages',
            'in_one_stage', 'for_model', 'for_few', 'read_value', 'fitted', 'small_model', 'default_loss', 'owner_of',
-           'unknown_settings', 'change', 'from_older', 'write_recipe', 'recipe_from', 'check_parts', 'read_recipe',
-           'config_content', 'read_config']
+           'unknown_settings', 'change', 'from_older', 'write_recipe', 'learned_captions', 'recipe_from', 'check_parts',
+           'read_recipe', 'config_content', 'read_config']
 
 # %% ../../nbs/training/recipes.ipynb #9f4a5824
 @dataclass(frozen=True)
@@ -148,7 +149,12 @@ def model_arguments(
     name: str,    # of a model
 ) -> list[str]:   # names of its arguments besides region_dim and vocab_size
     "What can stand in a recipe's `args`. ValueError for an unknown model."
-    return [name for name in inspect.signature(model_class(name)).parameters if name not in ("region_dim", "vocab_size")]
+    found: dict[str, Any] = {}
+    for cls in model_class(name).__mro__:
+        taken = inspect.signature(vars(cls)["__init__"]).parameters if "__init__" in vars(cls) else {}
+        found |= {key: None for key, p in taken.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        if taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()): break  # else it passes the others on
+    return [key for key in found if key not in ("self", "region_dim", "vocab_size")]
 
 def freeze(
     model: Matcher,
@@ -268,9 +274,8 @@ RECIPES = {recipe.name: recipe for recipe in (
            epochs=8, batch_size=64, lr=1e-3, decay_every=6, warmup_steps=200, standardise=True),
     Recipe("scenes", args={"embed_dim": 64, "word_dim": 64, "steps": 3, "direction": "text", "inverse_temperature": 9.0},
            epochs=5, batch_size=32, lr=2e-3, decay_every=4, min_count=1, standardise=True, save_every=1.0),
-    CAMP_FULL, CAMP_SMALL, replace(CAMP_FULL, name="camp-f8k"), replace(CAMP_FULL, name="camp-coco"),
-    in_stages(CAMP_FULL, 15, 15, 25), in_stages(CAMP_SMALL, 3, 1, 2), that_learns(CAMP_SMALL),
-    base_first(CAMP_SMALL, 4, 1),
+    CAMP_FULL, CAMP_SMALL, replace(CAMP_FULL, name="camp-f8k"), replace(CAMP_FULL, name="camp-coco"), in_stages(CAMP_FULL, 15, 15, 25),
+    in_stages(CAMP_SMALL, 3, 1, 2), that_learns(CAMP_SMALL), base_first(CAMP_SMALL, 4, 1),
     that_learns(Recipe("camp-scenes", "camp", {"embed_dim": 64, "word_dim": 64}, epochs=2, batch_size=16, lr=2e-3, min_count=1,
                        max_words=50, standardise=True, save_every=1.0)),
 )}
@@ -343,10 +348,13 @@ def fitted(
 
 # %% ../../nbs/training/recipes.ipynb #90c1642b
 def small_model(recipe: Recipe) -> Matcher:
-    "The model that a recipe describes, made small to be asked something. Raises as `build`."
-    check_arguments(recipe)
-    small = {key: min(recipe.args.get(key, 8), 8) for key in ("embed_dim", "word_dim") if key in model_arguments(recipe.matcher)}
-    return build(replace(recipe, args={**recipe.args, **small}), 8, 8)
+    "The model that a recipe describes, without its numbers (small, where it computes some when it is made), to be asked something."
+    with torch.random.fork_rng([]):
+        try:
+            with torch.device("meta"): return build(recipe, 2048, 8)
+        except NotImplementedError: pass
+        small = {key: min(recipe.args.get(key, 8), 8) for key in ("embed_dim", "word_dim") if key in model_arguments(recipe.matcher)}
+        return build(replace(recipe, args={**recipe.args, **small}), 8, 8)
 
 def default_loss(recipe: Recipe) -> Loss:
     "The loss of the model that a recipe describes."
@@ -414,7 +422,13 @@ def write_recipe(
     out: Path,      # folder of the run
 ) -> None:
     "recipe.json: the recipe, and which data it was used on."
-    write_text(out / "recipe.json", json.dumps({**asdict(recipe), "data": str(data_folder)}, indent=2) + "\n")
+    about = {"data": str(data_folder), "captions": learned_captions(data_folder)}
+    write_text(out / "recipe.json", json.dumps({**asdict(recipe), **about}, indent=2) + "\n")
+
+def learned_captions(data_folder: str | Path) -> str: # a digest; empty where there are none
+    "What a data folder's training captions are told by."
+    try: return digest("\n".join(open_split(data_folder, "train").captions))[:16]
+    except (OSError, ValueError): return ""
 
 INSTEAD = "name a run's folder, take another copy, or name the recipe and the data that it began with (--recipe NAME --data FOLDER)"
 NEEDED = ("name", "epochs", "patience", "save_every", "seed") # every version wrote them; the rest is held against the checkpoint
@@ -447,14 +461,17 @@ def read_recipe(
     "What `write_recipe` wrote; FileNotFoundError or ValueError names the file."
     path = Path(out) / "recipe.json"
     content = read_json(path, dict[str, Any], "recipe of a run", INSTEAD)
-    data = content.pop("data", None)
+    data, captions = content.pop("data", None), content.pop("captions", "")
     if not isinstance(data, str) or not 0 < len(data) <= 4096 or len(Path(data).name) > 255:
         raise ValueError(f"{path} does not say which data it was used on (data: {printable(repr(data), 60)}): {INSTEAD}")
     recipe = recipe_from(content, path)
     try: check_parts(recipe)
     except (ValueError, TypeError) as problem: raise ValueError(f"{path}: {printable(problem, 300)}: {INSTEAD}") from problem
     above = [folder / data for folder in list(Path(out).resolve().parents)[:3]]
-    return recipe, next(filter(os.path.exists, [Path(data), *above]), Path(data))
+    where = next(filter(os.path.exists, [Path(data), *above]), Path(data))
+    if captions and learned_captions(where) not in ("", captions):
+        warnings.warn(f"{where} was filled anew since {path.parent} was trained, on other captions: some may be known", stacklevel=2)
+    return recipe, where
 
 # %% ../../nbs/training/recipes.ipynb #86131de0
 def config_content(
@@ -462,7 +479,7 @@ def config_content(
 ) -> dict[str, Any]:
     "What a file of settings says. FileNotFoundError or ValueError names the file."
     path = Path(path)
-    return (read_toml if path.suffix == ".toml" else read_json)(path, dict[str, Any], "a recipe", "see `cmr train --help`")
+    return (read_toml if path.suffix.lower() == ".toml" else read_json)(path, dict[str, Any], "a recipe", "see `cmr train --help`")
 
 def read_config(
     path: str | Path,  # .json or .toml
@@ -471,7 +488,7 @@ def read_config(
 
     FileNotFoundError or ValueError names the file and the setting."""
     path, content = Path(path), config_content(path)
-    content = {"matcher" if key == "model" else key: value for key, value in content.items() if key != "data"} # --model is its name, too
+    content = {{"model": "matcher"}.get(key, key): value for key, value in content.items() if key not in ("data", "captions")}
     base = content.pop("recipe", None)
     try:
         usual = {"name": path.stem, **{key: getattr(Recipe("x"), key) for key in NEEDED[1:]}}

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..data import ImageCaptions
-from ..files import FromFile, printable, read_json, write_text
+from ..files import FromFile, digest, printable, read_json, write_text
 
 # %% auto #0
 __all__ = ['MAKE', 'Twins', 'TwinsFile', 'world_twins', 'check_twins', 'read_twins', 'write_twins']
@@ -43,6 +43,7 @@ class TwinsFile(FromFile):
     "What `{split}_twins.json` holds."
     together: list[tuple[int, int]] = Field(min_length=1)
     also_true: list[tuple[int, int]] = []
+    captions: str = ""  # a digest of the split's, as `digest` makes it; a list of an earlier version has none
 
 # %% ../../nbs/training/twins.ipynb #5ce43920
 MAKE = "`cmr mine MODEL --data FOLDER` writes it: pairs of images that a trained model takes for each other"
@@ -78,6 +79,8 @@ def read_twins(
     path, drawn = Path(folder) / f"{name}_twins.json", Path(folder) / f"{name}_scenes.json"
     if os.path.lexists(path):
         said = read_json(path, TwinsFile, "a list of twins", MAKE)
+        if said.captions not in ("", digest("\n".join(split.captions))):
+            raise ValueError(f"{printable(path)} is of other captions than {printable(split.source)}: {MAKE}")
         found = Twins(np.array(said.together, np.int64), np.array(said.also_true, np.int64).reshape(-1, 2))
     elif os.path.lexists(drawn):
         from cmr.world.scenes import load_entries
@@ -91,6 +94,8 @@ def read_twins(
 def write_twins(
     twins: Twins,
     path: str | Path,  # {split}_twins.json
+    split: ImageCaptions | None = None, # whose rows they are
 ) -> None:
     "Write the list, whole or not at all."
-    write_text(path, json.dumps({"together": twins.together.tolist(), "also_true": twins.also_true.tolist()}))
+    about = {"captions": digest("\n".join(split.captions))} if split else {}
+    write_text(path, json.dumps({"together": twins.together.tolist(), "also_true": twins.also_true.tolist(), **about}))

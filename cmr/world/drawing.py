@@ -149,8 +149,7 @@ MARKS = ("o-", "s--", "^:", "D-.", "v-", "P--", "X:")  # of each kind: told apar
 
 def show_salient(ax, shares: dict[str, Tensor]) -> None:
     "A line for each class of word over the steps, as `salient_shares` gives them."
-    for (name, found), mark in zip(shares.items(), MARKS):
-        ax.plot(range(1, len(found) + 1), found, mark, label=name)
+    for (name, found), mark in zip(shares.items(), MARKS): ax.plot(range(1, len(found) + 1), found, mark, label=name)
     ax.set(xticks=range(1, len(found) + 1), xlabel="step", ylabel="% salient")
     ax.margins(y=.3)
     ax.legend(fontsize=8, handlelength=3, ncols=2, loc="upper center")
@@ -163,8 +162,7 @@ def show_sum(ax, looks: dict[str, tuple[Tensor, Tensor]]) -> None:
         for k, part in enumerate(parts):
             begin, hatch = sum(parts[:k]), ("", "//", "..")[k % 3]
             ax.barh(row, part, left=begin, color=f"C{k}", alpha=.6, hatch=hatch, ec="white")
-            if abs(part) > .1:
-                ax.text(begin + part / 2, row, f"{part:.2f}", ha="center", va="center", fontsize=8)
+            if abs(part) > .1: ax.text(begin + part / 2, row, f"{part:.2f}", ha="center", va="center", fontsize=8)
         ax.text(max(sum(parts), 0) + .01, row, f"= {sum(parts):.2f}", va="center", fontsize=9)
     ax.set_yticks(range(len(looks)), list(looks))
     ax.invert_yaxis()

@@ -81,10 +81,8 @@ class Detector(nn.Module):
     def __init__(self, width: int = 64): # numbers of the penultimate layer
         super().__init__()
         self.width = width
-        self.trunk = nn.Sequential(
-            nn.Conv2d(3, 24, 5), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(24, 48, 3), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(48, width, 4), nn.ReLU())
+        self.trunk = nn.Sequential(nn.Conv2d(3, 24, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(24, 48, 3), nn.ReLU(), nn.MaxPool2d(2),
+                                   nn.Conv2d(48, width, 4), nn.ReLU())
         self.heads = nn.ModuleDict({"object": nn.Conv2d(width, 1, 1)} | {k: nn.Conv2d(width, len(v), 1) for k, v in NAMES.items()})
 
     def forward(self, crops): # (B, 3, 24, 24), or larger: then a grid of crops, 4 pixels apart

@@ -54,7 +54,7 @@ BUGS = {
         "make_loss": [("return LOSSES[name](**settings)", "return LOSSES[name]()", "settings forgotten")]},
     "attention": {
         "similarities": [("response = l2_normalize(response)", "pass", "responses not normalised"), ("* inverse_lengths(query)[..., None]", "", "queries not normalised")],
-        "released_normalize": [("+ eps", "", "no eps"), (".clamp(min=1e-24)", "", "the root at zero"), ("x.pow(2).sum(dim", "x.pow(2).sum(-1", "wrong axis")],
+        "released_normalize": [("+ eps", "", "no eps"), (".clamp(min=1e-24)", "", "the root at zero"), ("pow(2).sum(dim", "pow(2).sum(-1", "wrong axis")],
         "clip": [("z.relu()", "z", "no relu"), ("z.relu(), dim", "z.relu(), -1", "wrong axis"), ("leaky_relu(z, 0.1)", "leaky_relu(z, 0.01)", "another slope")],
         "sharpen": [("* query_mask[..., None]", "", "missing mask"), ("-2, variant", "-1, variant", "wrong axis")],
         "attend": [(".masked_fill(~response_mask[:, None, None, :], -torch.inf)", "", "missing mask"), (".softmax(-1)", ".softmax(-2)", "wrong axis"),
