@@ -352,7 +352,7 @@ def small_model(recipe: Recipe) -> Matcher:
     with torch.random.fork_rng([]):
         try:
             with torch.device("meta"): return build(recipe, 2048, 8)
-        except NotImplementedError: pass
+        except RuntimeError: pass
         small = {key: min(recipe.args.get(key, 8), 8) for key in ("embed_dim", "word_dim") if key in model_arguments(recipe.matcher)}
         return build(replace(recipe, args={**recipe.args, **small}), 8, 8)
 

@@ -1,0 +1,302 @@
+"""What people do with a model, a run or a folder that its makers did not expect: nothing may go wrong without a word."""
+
+import json
+import shutil
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_cli import QUICK, call
+from tiny import RECIPE, SMALL, write_world
+from torch import nn
+
+import cmr
+from cmr.attention import released_normalize
+from cmr.data import Vocabulary, open_split
+from cmr.encoders import Fragments
+from cmr.fast import AnyModel, plan, score_all, training_scores
+from cmr.fast.scoring import evaluating
+from cmr.losses import triplet
+from cmr.matcher import MODELS, VSE, Matcher
+from cmr.saving import load, save
+from cmr.search import Search
+from cmr.search.explain import notes_of
+from cmr.training import Recipe, for_model, model_arguments, read_recipe, train
+from cmr.training.compare import models, sweep
+from cmr.training.recipes import read_config, small_model
+
+# Models that somebody has changed
+
+
+class Adapter(nn.Linear):
+    "A layer with something of its own beside it."
+    def forward(self, x): return super().forward(x) + .5 * x
+
+
+def hook(model): next(iter(model.ram.values())).memory.register_forward_hook(lambda part, given, out: out * 0)
+def patched(model):
+    memory = next(iter(model.ram.values())).memory
+    memory.forward = lambda x, c: x - c
+def layer(model):
+    model.fuse_words.linear = Adapter(8, 8).double()
+def as_it_was(model): pass
+
+
+@pytest.mark.parametrize("name, change", [("imram", hook), ("imram", patched), ("camp", layer), ("imram", as_it_was), ("camp", as_it_was)])
+def test_what_is_scored_is_the_model_as_it_is(name, change, ragged):
+    "A hook, a forward of one's own, another layer: scores and gradients are those of `model.logits`, by the plan or without."
+    torch.manual_seed(0)
+    model = cmr.create_model(name, 5, 9, **SMALL).double()
+    before = type(plan(model))
+    change(model)
+    assert (type(plan(model)) is AnyModel) == (change is not as_it_was) and before is not AnyModel
+    images, captions = ragged([3, 4, 2, 3], 8), ragged([2, 4, 3, 3], 8, 1)
+    ours, plain = training_scores(model, images, captions), model.logits(images, captions)
+    assert (ours - plain).abs().max() < 1e-10
+    weights = list(model.parameters())
+    for a, b in zip(*(torch.autograd.grad(triplet(x), weights, allow_unused=True) for x in (ours, plain)), strict=True):
+        assert a is b or (a if a is not None else torch.zeros_like(b)).sub(b if b is not None else 0).abs().max() < 1e-10
+
+
+def test_encoders_may_have_hooks(ragged):
+    "They run before anything is scored."
+    model = cmr.create_model("imram", 5, 9, **SMALL)
+    model.image_encoder.register_forward_hook(lambda *_: None)
+    assert not isinstance(plan(model), AnyModel)
+
+
+def test_each_part_is_in_the_mode_it_was_in():
+    model = cmr.create_model("imram", 5, 9, **SMALL)
+    model.text_encoder.eval()
+    modes = [part.training for part in model.modules()]
+    assert True in modes and False in modes
+    with evaluating(model): assert not any(part.training for part in model.modules())
+    assert [part.training for part in model.modules()] == modes
+    side = model.encode_images(torch.randn(3, 2, 5))
+    score_all(model, side, side, progress=False)
+    assert [part.training for part in model.modules()] == modes
+
+
+def test_a_compiled_model_is_saved_as_what_it_was_made_of(tmp_path):
+    words = Vocabulary(["dog"])
+    save(torch.compile(cmr.create_model("vse", 5, len(words), **SMALL)), words, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["matcher"] == "VSE" and isinstance(load(tmp_path)[0], VSE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sixteen_bits(dtype, ragged):
+    "The plain form scores what the engine scores, and nothing of length zero becomes NaN."
+    x = torch.zeros(2, 3, dtype=dtype, requires_grad=True)
+    y = released_normalize(x)
+    slope, = torch.autograd.grad(y.sum(), x)
+    assert y.dtype == dtype and not y.any() and not slope.isnan().any()  # 1e8 is beyond float16
+    for name, more in (("imram", {}), ("imram", {"variant": "released"}), ("scan", {}), ("vse", {}), ("camp", {})):
+        model = cmr.create_model(name, 5, 9, **SMALL, **more).to(dtype).eval()
+        sides = [Fragments(side.values.to(dtype), side.mask) for side in (ragged([3, 4, 2], 8), ragged([2, 4, 3], 8, 1))]
+        with torch.no_grad(): assert model.score(*sides).isfinite().all() and training_scores(model, *sides).isfinite().all()
+
+
+# Recipes
+
+
+class Norm(VSE):
+    "VSE whose regions are normalised by running statistics; other settings go on to VSE."
+    def __init__(self, region_dim: int, vocab_size: int, share: float = .5, **others):
+        super().__init__(region_dim, vocab_size, **others)
+        self.image_encoder = nn.ModuleDict({"first": self.image_encoder, "norm": nn.BatchNorm1d(region_dim)})
+        self.heads = nn.MultiheadAttention(others.get("embed_dim", 1024), 4)
+
+    def encode_images(self, features, mask=None):
+        return self.image_encoder["first"](self.image_encoder["norm"](features.transpose(1, 2)).transpose(1, 2), mask)
+
+
+@pytest.fixture
+def norm():
+    MODELS["norm"] = Norm
+    yield Recipe("norm", "norm", SMALL, epochs=1, batch_size=7, lr=0.01, min_count=1, warmup_steps=0)
+    MODELS.pop("norm")
+
+
+def test_a_frozen_part_keeps_its_statistics_too(norm, world, tmp_path):
+    for frozen, kept in ((["image_encoder"], True), ([], False)):
+        train(replace(norm, frozen=frozen), world, tmp_path / str(kept), device="cpu", progress=False)
+        counted = load(tmp_path / str(kept))[0].image_encoder["norm"]
+        assert (int(counted.num_batches_tracked) == 0) == kept and bool((counted.running_var == 1).all()) == kept
+
+
+def test_settings_that_a_constructor_passes_on(norm):
+    assert {"share", "embed_dim", "word_dim"} <= set(model_arguments("norm")) and "others" not in model_arguments("norm")
+    assert for_model(Recipe("x", "vse", SMALL), "norm").args["embed_dim"] == SMALL["embed_dim"]
+    assert "steps" not in model_arguments("norm")
+
+
+def test_to_ask_a_recipe_draws_no_random_numbers_and_shrinks_nothing(norm, tmp_path):
+    "A width that eight does not divide, heads that need it: the model is asked as it is, without its numbers."
+    wide = replace(norm, args={"embed_dim": 12, "word_dim": 6})
+    state = torch.get_rng_state()
+    assert small_model(wide).heads.embed_dim == 12
+    (tmp_path / "r.json").write_text(json.dumps({"recipe": "scenes", "lr": .5}))
+    assert read_config(tmp_path / "r.json").lr == .5 and torch.equal(torch.get_rng_state(), state)
+
+    class Computes(VSE):
+        "One that looks at its numbers when it is made."
+        def __init__(self, region_dim: int, vocab_size: int, embed_dim: int = 8, word_dim: int = 6):
+            super().__init__(region_dim, vocab_size, embed_dim, word_dim)
+            self.width, self.scale = embed_dim, float(next(self.parameters()).abs().max())
+    MODELS["computes"] = Computes
+    try:
+        assert small_model(Recipe("x", "computes", {"embed_dim": 64})).width == 8
+        words = Vocabulary(["dog"])
+        save(made := Computes(5, len(words)), words, tmp_path / "model")
+        assert load(tmp_path / "model")[0].width == made.width == 8
+    finally: MODELS.pop("computes")
+
+
+@pytest.mark.parametrize("how, message", [({"max_steps": 0}, "max_steps=0"), ({"max_steps": 2.5}, "max_steps=2.5"), ({"recipe": "scenes"}, "'scenes' is no recipe")])
+def test_arguments_of_a_training_are_looked_at(how, message, world, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train(**{"recipe": RECIPE, "data_folder": world, "out_folder": tmp_path / "run", "progress": False, **how})
+    assert not (tmp_path / "run").exists()
+
+
+def test_callbacks_that_can_be_read_only_once(world, tmp_path):
+    class Count:
+        steps = 0
+        def on_step(self, run, loss): self.steps += 1
+    counted = Count()
+    train(RECIPE, world, tmp_path / "run", device="cpu", progress=False, max_steps=2, callbacks=(one for one in [counted]))
+    assert counted.steps == 2
+
+
+# Several trainings
+
+
+def test_the_seed_is_no_setting_where_there_are_seeds(world, tmp_path):
+    for words in (["compare", "vse"], ["ablate", "camp"], ["speedrun"], ["reproduce", "imram-1"]):
+        where = [] if words == ["speedrun"] else ["--data", world, "--out", tmp_path / "out"]
+        assert "--set seed=3: say --seeds 3" in call(*words, *where, "--set", "seed=3", code=2)
+
+
+def test_a_value_that_a_model_does_not_have_makes_no_second_row():
+    rows = sweep(lambda chosen: models(["vse", "imram"], RECIPE, chosen), {"lr": "1e-3,2e-3", "steps": "1,2"})
+    assert [row.label for row in rows] == ["vse-lr=1e-3", "imram-lr=1e-3-steps=1", "imram-lr=1e-3-steps=2",
+                                           "vse-lr=2e-3", "imram-lr=2e-3-steps=1", "imram-lr=2e-3-steps=2"]
+    assert len({repr(row.recipe) for row in rows}) == 6
+
+
+def test_a_card_tells_zeros_and_earlier_stages(world, tmp_path):
+    call("train", "--data", world, "--out", tmp_path / "run", *QUICK, "--model", "vse", "--set", "clip=0", "--set", "warmup_steps=0")
+    call("push", tmp_path / "run", "--to", tmp_path / "card", "--device", "cpu")
+    card = (tmp_path / "card" / "README.md").read_text()
+    assert all(f"| {key} | `0" in card for key in ("seed", "clip", "warmup_steps")) and "| frozen" not in card and "null" not in card
+    content = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    content["after"] = {key: value for key, value in content.items() if key not in ("data", "captions", "after")} | {"epochs": 17}
+    (tmp_path / "run" / "recipe.json").write_text(json.dumps(content))
+    call("push", tmp_path / "run", "--to", tmp_path / "card", "--device", "cpu")
+    assert '"epochs": 17' in next(line for line in (tmp_path / "card" / "README.md").read_text().splitlines() if line.startswith("| after"))
+
+
+# Data that changes under a run's feet
+
+
+def test_a_folder_that_was_filled_anew_is_noticed(tmp_path):
+    data = write_world(tmp_path / "data")
+    call("train", "--data", data, "--out", tmp_path / "run", *QUICK, "--model", "vse", "--max-steps", 1)
+    assert "filled anew" not in call("evaluate", tmp_path / "run")
+    shutil.rmtree(data)
+    write_world(data, seed=1)
+    for words in (["evaluate", tmp_path / "run"], ["push", tmp_path / "run", "--to", tmp_path / "card"], ["search", tmp_path / "run", "a red dog"]):
+        assert f"Note: {data} was filled anew since" in call(*words).replace("\n", " ")
+    assert "filled anew" not in call("evaluate", tmp_path / "run", "--data", data)  # it was named: other data are meant
+    (data / "train.h5").unlink()
+    assert "filled anew" not in call("evaluate", tmp_path / "run")                 # nothing left to compare with
+
+
+def test_recipes_from_before_say_nothing_of_captions(tmp_path, world):
+    call("train", "--data", world, "--out", tmp_path / "run", *QUICK, "--model", "vse", "--max-steps", 1)
+    content = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert len(content.pop("captions")) == 16
+    (tmp_path / "run" / "recipe.json").write_text(json.dumps(content))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_recipe(tmp_path / "run")[1] == world
+    assert isinstance(read_config(tmp_path / "run" / "recipe.json"), Recipe)
+
+
+def test_twins_of_other_captions_are_refused(tmp_path, whole):
+    data = write_world(tmp_path / "data")
+    call("mine", whole[0], "--data", data, "--doubt", 9)
+    held = (data / "train_twins.json").read_bytes()
+    if not json.loads(held)["together"]: pytest.skip("this model takes no images for each other")
+    call("train", "--data", data, "--out", tmp_path / "a", *QUICK, "--model", "vse", "--set", "twins=true", "--max-steps", 1)
+    shutil.rmtree(data)
+    write_world(data, seed=1)
+    (data / "train_twins.json").write_bytes(held)
+    said = call("train", "--data", data, "--out", tmp_path / "b", *QUICK, "--model", "vse", "--set", "twins=true", "--max-steps", 1, code=2)
+    assert "train_twins.json is of other captions than" in said.replace("\n", " ") and "cmr mine" in said
+    said = call("mine", whole[0], "--data", data, "--split", "dev", "--doubt", 9)
+    assert "Next:" not in said and f"A training with twins=true reads {data / 'train_twins.json'}" in said.replace("\n", "")
+
+
+def test_splits_are_drawn_among_images_that_have_features(tmp_path):
+    names = [f"{i}.jpg" for i in range(60)]
+    (tmp_path / "c.csv").write_text("image,caption\n" + "".join(f"{name},a dog number {i}\n" for i, name in enumerate(names)))
+    np.save(tmp_path / "f.npy", np.random.default_rng(0).normal(size=(30, 2, 3)).astype("float32"))
+    (tmp_path / "ids.txt").write_text("\n".join(names[30:]))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "train_twins.json").write_text("{}")
+    said = call("import", "captions", tmp_path / "c.csv", tmp_path / "out", "--features", tmp_path / "f.npy", "--ids", tmp_path / "ids.txt", "--drop-missing",
+                "--dev", 5, "--test", 5).replace("\n", " ")
+    assert "20 in train, 5 in dev, 5 in test" in said and "30 images have nothing in" in said and "also holds train_twins.json, from before" in said
+    assert [open_split(tmp_path / "out", split).n_images for split in ("train", "dev", "test")] == [20, 5, 5]
+
+
+def test_check_finds_what_a_training_refuses(tmp_path):
+    data = write_world(tmp_path / "data")
+    (data / "dev.h5").unlink()
+    assert "no split dev, which a training needs" in call("check", data, code=1)
+    big = write_world(tmp_path / "big")
+    import h5py
+    with h5py.File(big / "train.h5", "r+") as file: file["features"][3] = 1e30 * file["features"][3]
+    assert "numbers too large to be squared" in call("check", big, code=1)
+
+
+# Search
+
+
+def test_a_small_gallery_is_ranked_whole_and_a_shortlist_says_so(tiny_model, world):
+    split = open_split(world, "train")
+    whole, asked = Search(tiny_model, world, "train", progress=False)("a red dog runs", 20), Search(tiny_model, world, "train", shortlist=4, progress=False)("a red dog runs", 2)
+    assert split.n_images == 20 and (whole.looked, whole.among) == (20, 20) and not notes_of(whole)
+    assert (asked.looked, asked.among) == (4, 20)
+    assert notes_of(asked) == ["the model looked at 4 of 20, chosen by cheap vectors: a longer shortlist takes more"]
+    assert notes_of(replace(asked, matches=False))[-1] == "no picture among them matches well; the nearest:"
+    assert notes_of(replace(whole, matches=False)) == ["no picture here matches well; the nearest:"]
+    said = json.loads(asked.json())
+    assert (said["looked"], said["among"]) == (4, 20)
+
+
+def test_large_galleries_have_a_shortlist_still(tiny_model, world, monkeypatch):
+    monkeypatch.setattr("cmr.search.explain.WHOLE", 10)
+    found = Search(tiny_model, world, "train", progress=False)("a red dog runs", 2)
+    assert found.looked == 20                                            # a hundred, or all that there are
+    assert Search(tiny_model, world, "train", shortlist=None, progress=False)("a red dog runs", 2).looked == 20
+
+
+def test_endings_in_capitals(whole, world, tmp_path):
+    call("evaluate", whole[0], "--data", world, "--per-query", tmp_path / "Q.CSV")
+    assert (tmp_path / "Q.CSV").read_text().startswith("direction")
+    call("search", whole[0], "a red dog", "--data", world, "--html", tmp_path / "FOUND.HTML")
+    (tmp_path / "M.TOML").write_text('recipe = "scenes"\nepochs = 1\n')
+    call("train", "--data", world, "--config", tmp_path / "M.TOML", "--out", tmp_path / "run", "--model", "vse", "--set", "embed_dim=8", "--device", "cpu", "--max-steps", 1)
+
+
+def test_the_next_command_of_a_calibration_can_be_typed(whole, world, tmp_path):
+    import shlex
+    run = shutil.copytree(whole[0], tmp_path / "a run")
+    said = call("calibrate", run, "--data", world, "--split", "train")
+    line = next(line for line in said.replace("\n", " ").split("Next: cmr ")[1:])
+    call(*shlex.split(line.split(" the reliability")[0]), "--data", world)
+    assert issubclass(type(load(run)[0]), Matcher)
