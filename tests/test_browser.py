@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tool import tool
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "docs/tools"))
@@ -71,6 +72,14 @@ def test_a_page_that_asks_for_a_network_is_noticed(chromium):
 def test_chapter_in_jupyterlab(lab, out, path):
     "It runs to its end without an error, and each control of its widgets changes the picture."
     assert all(lab.use(path, WITH_WIDGETS[path], out))
+
+
+@needs_browser
+def test_site_fits_a_window_of_any_width(chromium, tmp_path):
+    "A chapter with equations and a document with tables."
+    pytest.importorskip("myst_nb", reason="for Python from 3.11 on")
+    tool("site").build(tmp_path / "site", [Path("nbs/09_imram.ipynb")], [Path("docs/teaching.md")], {})
+    for page in ("nbs/09_imram", "docs/teaching"): driver.site_widths(chromium, tmp_path / "site" / f"{page}.html")
 
 
 @needs_browser

@@ -5,6 +5,7 @@ import linecache
 import numpy as np
 import pytest
 import torch
+from fastcore.test import test_eq as equal_to
 
 from cmr.exercise import NotYet, attempt, close
 
@@ -50,3 +51,27 @@ def test_a_stub_lets_the_notebook_run_on(capsys):
     def stub(): raise NotImplementedError
     attempt(stub, lambda f: f(), hint="h")
     assert capsys.readouterr().out == "Not attempted yet.\n"
+
+
+@pytest.mark.parametrize("check", [lambda f: close(f(), 5), lambda f: equal_to(f(), 5), lambda f: close(torch.as_tensor(f()).sum(), 1)])
+def test_a_forgotten_return_is_said(check):
+    with pytest.raises(NotYet) as caught: attempt(lambda: None, check, hint="h")
+    assert caught.value.found == "your function returned nothing: is there a return?"
+
+
+def test_what_came_and_what_was_expected_of_fastcores_checks():
+    "Three lines, as others of theirs that compare; a longer message keeps its first line, and a class is not wrapped."
+    for answer, expected, line in (([1], [2], "yours [1], expected [2]"), ("a", "b", "yours a, expected b"), ((1, 2), (2, 1), "yours (1, 2), expected (2, 1)")):
+        with pytest.raises(NotYet) as caught: attempt(lambda answer=answer: answer, lambda f, expected=expected: equal_to(f(), expected), hint="h")
+        assert caught.value.found == line and len(caught.value._render_traceback_()) == 2
+    with pytest.raises(NotYet) as caught: attempt(lambda: "x" * 900, lambda f: equal_to(f(), "y"), hint="h")
+    assert len(caught.value.found) < 330
+
+    class Mine:
+        "A reader's class."
+    attempt(Mine, lambda cls: equal_to(isinstance(cls(), Mine), True), hint="h")
+
+
+def test_the_function_that_is_checked_keeps_its_name():
+    def mine(x, y=2): return x + y
+    attempt(mine, lambda f: equal_to((f.__name__, f(1), f(1, y=3)), ("mine", 3, 4)), hint="h")

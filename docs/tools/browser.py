@@ -139,6 +139,16 @@ def site(browser, out, folder, size, scheme):
             if any(part in name for part in KEPT): tab.screenshot(path=out / f"site-{name}-{size}-{scheme}.png")
 
 
+def site_widths(browser, path):
+    "Open a page in windows of many widths. AssertionError where it has to be scrolled sideways, or its text leaves the window."
+    with a_tab(browser) as tab:
+        tab.goto(path.as_uri(), wait_until="load")
+        for width in (390, 720, 760, 800, 1024, 1080, 1100, 1280, 1320, 1366, 1400, 1460, 1480, 1920):
+            tab.set_viewport_size({"width": width, "height": 800})
+            right = tab.evaluate("document.querySelector('article').getBoundingClientRect().right")
+            assert fits_its_width(tab) and right <= width, f"{path.name}: text ends at {right:.0f} in a window of {width}"
+
+
 # The chapters in JupyterLab
 
 def chapters():
