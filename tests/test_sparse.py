@@ -342,7 +342,7 @@ def by_onednn(monkeypatch):
     "Products are made as where MKL holds back, however small they are."
     if not torch.backends.mkldnn.is_available(): pytest.skip("this PyTorch has no oneDNN")
     monkeypatch.setattr(sparse, "mkl_holds_back", lambda: True)
-    monkeypatch.setattr(sparse, "WORTHWHILE", 1)
+    for name in ("MANY", "WIDE"): monkeypatch.setattr(sparse, name, 1)
 
 
 def rounding(a, b):

@@ -24,7 +24,7 @@ from ..matcher import Matcher
 from ..similarity import wide
 
 # %% auto #0
-__all__ = ['Side', 'SLICE', 'WORTHWHILE', 'BLOCK', 'GROUP', 'Rescored', 'take', 'cut', 'buffer', 'mkl_holds_back', 'product',
+__all__ = ['Side', 'SLICE', 'MANY', 'WIDE', 'BLOCK', 'GROUP', 'Rescored', 'take', 'cut', 'buffer', 'mkl_holds_back', 'product',
            'needed', 'reach', 'shortest_first', 'Plan', 'paired', 'AnyModel', 'plan', 'as_written', 'block_bytes',
            'pairs_at_once', 'blocks', 'all_scores', 'again', 'with_graph', 'slopes', 'SparseBackward', 'planned_scores',
            'training_scores', 'scores_of', 'pair_scores']
@@ -70,7 +70,7 @@ def mkl_holds_back() -> bool:
     maker = info.read_text() if info.is_file() else platform.processor()
     return both and torch.backends.cpu.get_cpu_capability() == "AVX512" and "GenuineIntel" not in maker
 
-SLICE, WORTHWHILE = 2**18, 2**23 # numbers of a slice that stays in the cache; multiplications from which oneDNN is ahead: tried out
+SLICE, MANY, WIDE = 2**18, 2**23, 65 # numbers of a slice, for the cache; multiplications and width from which oneDNN wins: tried out
 
 def product(
     x: Tensor,                  # (..., d)
@@ -78,7 +78,7 @@ def product(
     out: Tensor | None = None,  # (..., e): given where no graph is kept, the product is added to it
 ) -> Tensor:                    # (..., e)
     "x W^T; where no graph is kept and MKL holds back, by oneDNN, whose tensors nobody can look into."
-    large = x.dtype == w.dtype == torch.float32 and x.device.type == "cpu" and x.numel() * len(w) >= WORTHWHILE
+    large = x.dtype == w.dtype == torch.float32 and x.device.type == "cpu" and x.numel() * len(w) >= MANY and min(w.shape) >= WIDE
     plain = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
     other = large and not plain and mkl_holds_back()
     if out is None: return linear(x.to_mkldnn(), w.contiguous()).to_dense() if other else linear(x, w.contiguous())
