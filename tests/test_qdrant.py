@@ -245,7 +245,7 @@ def test_a_cluster_that_lost_a_part_is_seen():
 
 
 @pytest.mark.parametrize(("where", "name", "said"), [
-    ("server:6333", "g", "write http://server:6333"), (":memory:", "g", "hand over a client"), ("folder", "../g", "name it with letters"),
+    ("server:6333", "g", "write http://server:6333"), (":memory:", "g", "is no folder: hand over a client .QdrantClient.':memory:'"), ("folder", "../g", "name it with letters"),
     ("folder", "", "name it with letters"), ("folder", "a\nb", "name it with letters")])
 def test_addresses_and_names(where, name, said):
     with pytest.raises(ValueError, match=said) as problem: q.store_at(where, name)

@@ -106,9 +106,8 @@ def notes_of(found: Found) -> list[str]: # in words
     "What has to be known before the hits are believed."
     unknown = ", ".join(printable(word, 60) for word in found.unknown)
     said = [f"words the model doesn't know: {unknown}"] if unknown else []
-    some, nothing = found.looked < found.among, NOTHING
+    nothing = NOTHING.replace("here", "among them") if (some := found.looked < found.among) else NOTHING
     if some: said.append(f"the model looked at {found.looked:,} of {found.among:,}, chosen by cheap vectors: a longer shortlist takes more")
-    if some: nothing = nothing.replace("here", "among them")
     if found.matches is False: said.append(nothing + ("; the nearest:" if found.hits else ""))
     if found.hidden: said.append(f"{found.hidden} hidden, less likely to be right than was asked")
     return said

@@ -223,7 +223,8 @@ def store_at(
                                                             check_compatibility=False)
         return ClientStore(client, collection, shown, own=True)
     if re.fullmatch(r"[\w.-]+:\d+|:memory:", str(where)):
-        raise ValueError(f"{where} is no folder: write http://{where} for a server, or hand over a client (QdrantClient(...))")
+        raise ValueError(f"{where} is no folder: {f'write http://{where} for a server, or ' * (where != ':memory:')}"
+                         f"hand over a client (QdrantClient({str(where)!r}))")
     return EdgeStore(Path(where) / collection)
 
 # %% ../../nbs/search/qdrant.ipynb #q0000025
@@ -396,10 +397,10 @@ def check_collection(store: Store, model: Matcher, side: str | None, data: str |
     wanted = {"model": ("another model", fingerprint(model)), "side": ("the other side", side), "data": ("other data", data)}
     for key, (what, value) in wanted.items():
         if value not in (None, found := getattr(about, key)):
-            raise ValueError(f"{store.where} is a gallery of {what}, or of an earlier version "
-                             f"({printable(found, 40)}, not {value}): its answers could be wrong; fill another one")
+            raise ValueError(f"{store.where} is a gallery of {what}, or of an earlier version ({printable(found, 40)}, not "
+                             f"{value}): its answers could be wrong; fill another collection")
     if (stray := store.other(about.stamp)) is not None or count > about.rows:
-        raise ValueError(f"{store.where} holds rows of two galleries (point {stray.number if stray else count}): " "fill another one")
+        raise ValueError(f"{store.where} holds rows of two galleries (point {stray.number if stray else count}): fill another collection")
     if count < about.rows: raise ValueError(f"{store.where} holds {count:,} of {about.rows:,} rows: fill it to its end, "
                                             "with the same call; what is there is not sent again")
     return about
