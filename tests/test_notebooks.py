@@ -57,6 +57,13 @@ def test_outputs_are_committed(path):
 
 
 @every_notebook
+def test_numbered_equations_have_lines_that_a_site_can_show(path):
+    "Lines end in \\cr: around two backslashes Sphinx puts a split, in which no number may stand, and the page shows the source instead."
+    for cell in cells(path, "markdown"):
+        for equation in re.findall(r"\$\$.*?\$\$", source(cell), re.DOTALL): assert "\\tag" not in equation or "\\\\" not in equation, equation
+
+
+@every_notebook
 def test_has_pictures(path):
     "At least one figure is kept in it."
     assert any({"image/png", "image/jpeg"} & {*out.get("data", {})} for c in cells(path, "code") for out in c["outputs"])

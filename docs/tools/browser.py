@@ -143,6 +143,8 @@ def site_widths(browser, path):
     "Open a page in windows of many widths. AssertionError where it has to be scrolled sideways, or its text leaves the window."
     with a_tab(browser) as tab:
         tab.goto(path.as_uri(), wait_until="load")
+        tab.wait_for_function("!document.querySelector('.math') || document.querySelector('mjx-container')")
+        assert not tab.evaluate("document.querySelectorAll('mjx-merror').length"), f"{path.name}: an equation that can't be read"
         for width in (390, 720, 760, 800, 1024, 1080, 1100, 1280, 1320, 1366, 1400, 1460, 1480, 1920):
             tab.set_viewport_size({"width": width, "height": 800})
             right = tab.evaluate("document.querySelector('article').getBoundingClientRect().right")
