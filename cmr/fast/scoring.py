@@ -194,8 +194,8 @@ def tile_shape(
     "The largest tile within a bound on memory, of at most 2^18 pairs, by halving the longer side. ValueError where one pair does not fit."
     a, b = max(len(images), 1), max(len(captions), 1)
     while (need := tile_bytes(model, images, captions, a, b, engine)) > max_bytes or a * b > MOST_PAIRS:
-        if a == b == 1: raise ValueError(f"a single pair needs about {need:,} bytes, max_bytes (--max-memory) is {max_bytes:,}: "
-                                         "allow more, or free memory")
+        if a == b == 1: raise ValueError(f"one image with one caption needs about {need:,} bytes, max_bytes is {max_bytes:,}: "
+                                         "allow more (--max-memory), or free memory")
         a, b = _halved(a, b)
     return a, b
 
