@@ -688,6 +688,15 @@ def test_a_script_that_trains_writes_no_bars_to_a_pipe(world, tmp_path):
     assert "\r" not in said.stdout + said.stderr and "|" not in said.stderr and "%" in said.stderr, said.stderr
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_process_that_is_killed_in_a_bar_stops_no_other():
+    "A forked one that dies with the bars' lock leaves it free for the others."
+    code = ("import os, signal; from cmr.bars import tqdm; list(tqdm(range(2)))\nif not (child := os.fork()):\n    tqdm.get_lock().acquire()\n"
+            "    os.kill(os.getpid(), signal.SIGKILL)\nos.waitpid(child, 0); list(tqdm(range(2))); print('goes on')")
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert said.stdout.strip() == "goes on"
+
+
 def test_quiet_leaves_results_only(world, tmp_path):
     said = call("train", "--data", world, "--out", tmp_path / "run", *QUICK, "--quiet")
     assert [line.split(":")[0] for line in said.splitlines() if not line.startswith("Note")] == ["all epochs done", "best", "Next"]

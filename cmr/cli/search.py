@@ -132,7 +132,7 @@ def search_command(
       cmr search runs/coco data/coco "a dog on a sofa" --qdrant http://localhost:6333 --collection coco
     """
     place, query = pick_query(words or [], 3 - [picture, image, row].count(None), data)
-    if shortlist and shortlist < top: raise ValueError(f"--shortlist {shortlist} is shorter than --top {top}: look at more, or ask less")
+    if shortlist and shortlist < top: raise ValueError(f"--shortlist {shortlist} is shorter than --top {top}: allow more or ask for fewer")
     if page and page.suffix.lower() != ".html": raise ValueError(f"--html {page}: a page's name ends in .html")
     finder, place, split = open_finder(model, place, data, split, shortlist, index, fit, extractor, device,
                                        (qdrant, collection) if qdrant else None)
