@@ -175,15 +175,15 @@ def need_file(
 
 
 STARTS = {b"\x93NUMPY": "npy", b"\x89HDF\r\n\x1a\n": "hdf5", b"\x1f\x8b": "gzip", b"\x89PNG": "image", b"\xff\xd8\xff": "image",
-          b"GIF8": "image", **{bytes([0x80, version]): "pickle" for version in (2, 3, 4, 5)}}
+          b"GIF8": "image", b"\xff\xfe": "utf16", b"\xfe\xff": "utf16", **{bytes([0x80, version]): "pickle" for version in (2, 3, 4, 5)}}
 CALLED = {"npy": "an .npy array", "hdf5": "an HDF5 file", "npz": "an archive of arrays (.npz)", "torch": "a PyTorch checkpoint",
           "zip": "a zip archive", "pickle": "a pickle (refused: a pickle can run code)", "safetensors": "a safetensors file",
           "gzip": "packed with gzip", "image": "a picture", "json": "a json file", "text": "a text file", "empty": "empty",
-          "bytes": "a binary file of unknown kind"}
+          "bytes": "a binary file of unknown kind", "utf16": "text in UTF-16"}
 INSTEAD = {"pickle": "save arrays with np.save(path, array, allow_pickle=False), weights with safetensors; "
                      "a .pth.tar of a published model is read by `cmr import checkpoint`",
-           "torch": "the checkpoint of a published model is read by `cmr import checkpoint`",
-           "gzip": "unpack it first", "npz": "save the one array of features with np.save", "empty": COPY_AGAIN}
+           "torch": "the checkpoint of a published model is read by `cmr import checkpoint`", "gzip": "unpack it first",
+           "utf16": "save it as UTF-8 (in Excel: CSV UTF-8)", "npz": "save the one array of features with np.save", "empty": COPY_AGAIN}
 
 
 def kind_of(path: str | Path) -> str:  # a file that is there -> a key of `CALLED`

@@ -77,6 +77,13 @@ def test_every_form_is_found_by_its_content(tmp_path, form):
     assert str(found) == f"this is {name}: 6 captions of 4 images"
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_a_spreadsheets_unicode_text_is_named_with_what_to_do(tmp_path, encoding):
+    content = ("" if encoding == "utf-16" else "\ufeff") + table(",", True, "image,caption\n")
+    said = refused("import", "captions", put(tmp_path / "captions.csv", content.encode(encoding)), tmp_path / "out")
+    assert "captions.csv is text in UTF-16" in said and "save it as UTF-8" in said and not (tmp_path / "out").exists()
+
+
 def test_one_row_of_kaggles_flickr30k_lacks_its_second_bar(tmp_path):
     text = "image_name| comment_number| comment\n9.jpg| 0| A man\n2199200615.jpg| 4   A dog runs across the grass .\n"
     found = gather_captions(put(tmp_path / "results.csv", text))
