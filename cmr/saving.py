@@ -19,8 +19,9 @@ import pydantic
 import torch
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from pydantic import ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from cmr import MODEL_HOMES
 from cmr.data.extractors import ExtractorInfo
@@ -157,8 +158,7 @@ def save(
                          "save the one it was trained with")
     remove_partial_files(folder)
     try: write_model(model, folder, vocabulary)
-    except OSError as problem:
-        raise OSError(problem.errno, f"saving the model in {folder}: {problem.strerror or problem}") from problem
+    except OSError as problem: raise OSError(problem.errno, f"saving the model in {folder}: {problem.strerror or problem}") from problem
 
 
 def hub_card(
@@ -294,6 +294,12 @@ def at_most_parameters(count: int) -> Iterator[None]:
     finally: hook.remove()
 
 
+class Unfilled(TorchFunctionMode):
+    "Inside, nothing is drawn. On the meta device there is nothing to draw for, and PyTorch would import its compiler first: a second."
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return (kwargs or {}).get("tensor", *args[:1]) if func in (nn.init.normal_, Tensor.normal_) else func(*args, **(kwargs or {}))
+
+
 def make_checked(
     cls: type[Matcher],
     arguments: dict[str, Any],
@@ -303,7 +309,7 @@ def make_checked(
     "Make a model, without its numbers first: what config.json declares is held against the weights before memory is taken for it."
     try:
         try:
-            with torch.device("meta"), at_most_parameters(4 * len(tensors) + 100): outline = cls(**arguments)
+            with torch.device("meta"), Unfilled(), at_most_parameters(4 * len(tensors) + 100): outline = cls(**arguments)
             check_weights(outline, tensors, folder / FILES[1])
         except RuntimeError: pass  # a class of one's own that computes when it is made
         check_memory(sum(x.numel() * x.element_size() for x in tensors.values()), printable(folder / FILES[1]))

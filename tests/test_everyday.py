@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 
@@ -300,3 +302,19 @@ def test_the_next_command_of_a_calibration_can_be_typed(whole, world, tmp_path):
     line = next(line for line in said.replace("\n", " ").split("Next: cmr ")[1:])
     call(*shlex.split(line.split(" the reliability")[0]), "--data", world)
     assert issubclass(type(load(run)[0]), Matcher)
+
+
+def test_a_model_without_its_numbers_costs_no_import_of_the_compiler():
+    "To draw numbers for the meta device, PyTorch imports torch.compile's machinery: a second before every search and evaluation."
+    code = ("import sys, torch, cmr\nfrom torch import nn\nfrom cmr.saving import Unfilled\n"
+            "for name in cmr.list_models():\n"
+            "    with torch.device('meta'), Unfilled(): model = cmr.create_model(name, region_dim=8, vocab_size=20)\n"
+            "    assert all(w.is_meta for w in model.parameters()), name\n"
+            "    assert 'torch._dynamo' not in sys.modules, name\n"
+            "with torch.device('meta'), Unfilled():\n"
+            "    own = nn.Parameter(torch.empty(3)); own.data.normal_(); nn.init.normal_(own, std=2)\n"
+            "assert own.is_meta and 'torch._dynamo' not in sys.modules\n"
+            "with torch.device('meta'): nn.init.normal_(own)\n"
+            "assert 'torch._dynamo' in sys.modules, 'no longer needed'\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

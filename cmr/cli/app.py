@@ -70,13 +70,11 @@ def plain_errors() -> Iterator[None]:
     usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}  # others' stay
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, halt) for number, handler in usual.items() if main and signal.getsignal(number) is handler}
-    try:
-        yield
+    try: yield
     except KeyboardInterrupt as stop:
         typer.secho(printable(stop) or "stopped; what was finished is kept", fg=typer.colors.YELLOW, err=True)
         raise typer.Exit(getattr(stop, "status", getattr(stop.__context__, "status", 130))) from None  # also where it was worded anew
-    except (typer.Exit, typer.Abort):
-        raise
+    except (typer.Exit, typer.Abort): raise
     except BrokenPipeError:  # who read the output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None

@@ -224,8 +224,7 @@ def attempt(
             bar.update(start)
             _receive(response, part, min(most, whole or source.size or most), patience, bar)
     except requests.exceptions.TooManyRedirects: raise SourceFailed("leads round in circles") from None
-    except BROKEN as problem:
-        raise (SourceFailed if "NameResolution" in repr(problem) else TryAgain)(_reason(problem)) from problem
+    except BROKEN as problem: raise (SourceFailed if "NameResolution" in repr(problem) else TryAgain)(_reason(problem)) from problem
     except requests.exceptions.RequestException as problem: raise SourceFailed(printable(problem, 120)) from problem
     if whole is not None and part.size != whole: raise TryAgain(f"ended after {part.size:,} of {whole:,} bytes")
     return _named(response)

@@ -24,7 +24,7 @@ from ..data import open_split
 from ..files import digest, printable, read_json, read_toml, write_text
 from ..losses import LOSSES, Loss, make_loss
 from ..matcher import Matcher
-from ..saving import create_model, model_class
+from ..saving import Unfilled, create_model, model_class
 
 # %% auto #0
 __all__ = ['LARGEST', 'OPTIMISERS', 'SCHEDULES', 'MOST_STEPS', 'WIDEST', 'FULL', 'CAMP_FULL', 'CAMP_SMALL', 'RECIPES', 'SHARED',
@@ -99,8 +99,7 @@ def check_values(
     "ValueError naming the first setting that is of another kind than it is annotated with, or no finite number of a usual size."
     for key, value in settings.items():
         kind = kinds.get(key, object)
-        if not has_kind(value, kind):
-            raise ValueError(f"{key}={printable(repr(value), 60)}: {getattr(kind, '__name__', kind)} is expected")
+        if not has_kind(value, kind): raise ValueError(f"{key}={printable(repr(value), 60)}: {getattr(kind, '__name__', kind)} is expected")
         if isinstance(value, (int, float)) and not -LARGEST <= value <= LARGEST:        # NaN is neither
             raise ValueError(f"{key}={printable(value, 30)}: a finite number is expected, {LARGEST} at most")
 
@@ -351,7 +350,7 @@ def small_model(recipe: Recipe) -> Matcher:
     "The model that a recipe describes, without its numbers (small, where it computes some when it is made), to be asked something."
     with torch.random.fork_rng([]):
         try:
-            with torch.device("meta"): return build(recipe, 2048, 8)
+            with torch.device("meta"), Unfilled(): return build(recipe, 2048, 8)
         except RuntimeError: pass
         small = {key: min(recipe.args.get(key, 8), 8) for key in ("embed_dim", "word_dim") if key in model_arguments(recipe.matcher)}
         return build(replace(recipe, args={**recipe.args, **small}), 8, 8)
