@@ -62,7 +62,7 @@ class GatedFusion(nn.Module):
         start: float = 1.0,            # what F's first weights are multiplied by
     ):
         super().__init__()
-        if gates is not None: one_of("gates", gates, GATES)
+        if gates not in (None, *GATES): gate(torch.zeros(1), torch.zeros(1), gates) # refuses it
         self.kind, self.residual, self.fuse = gates, residual, fuse
         self.operation = one_of("operation", operation, OPERATIONS)
         if not fuse: return                                           # nothing to learn
