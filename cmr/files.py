@@ -208,8 +208,7 @@ def _kind_of_zip(path: Path) -> str:
 
 
 def check_kind(
-    path: str | Path,
-    kind: str,           # as `kind_of` names it
+    path: str | Path, kind: str, # as `kind_of` names it
     what: str,           # what was expected, for the message
     remedy: str = "",    # what to do instead, where `INSTEAD` has nothing
 ) -> Path:
@@ -265,8 +264,7 @@ class LineFile:
     "A file of long lines that are read when they are asked for, from the file as it was when it was opened."
 
     def __init__(self,
-        path: str | Path,
-        what: str,              # for messages
+        path: str | Path, what: str, # for messages
         longest: int = 2**26,   # bytes of a line
     ):
         self.path, self.what, self.longest = check_kind(path, "text", what), what, longest
@@ -321,8 +319,7 @@ def describe(problem: ValidationError) -> str:
 
 
 def parse_json(
-    text: str | bytes,
-    kind: type[Content],  # a pydantic model, or any type that pydantic knows
+    text: str | bytes, kind: type[Content], # a pydantic model, or any type that pydantic knows
     source: object,       # the file, for messages
     what: str,            # what it should be, for messages
     remedy: str = COPY_AGAIN,
@@ -335,8 +332,7 @@ def parse_json(
 
 
 def read_json(
-    path: str | Path,
-    kind: type[Content],  # a pydantic model, or any type that pydantic knows
+    path: str | Path, kind: type[Content], # a pydantic model, or any type that pydantic knows
     what: str,            # what it should be, for messages: "a vocabulary"
     remedy: str = COPY_AGAIN,
 ) -> Content:
@@ -347,10 +343,8 @@ def read_json(
 
 
 def read_toml(
-    path: str | Path,
-    kind: type[Content],  # as for `read_json`
-    what: str,
-    remedy: str = COPY_AGAIN,
+    path: str | Path, kind: type[Content], # as for `read_json`
+    what: str, remedy: str = COPY_AGAIN,
 ) -> Content:
     "A toml file as the kind says; raises as `read_json`."
     try: content = tomllib.loads(read_text(path, what, remedy))
@@ -369,8 +363,7 @@ def _one_of_kinds(kinds: str) -> str: return " or ".join(dict.fromkeys(NUMBERS[k
 
 
 def check_array(
-    shape: tuple[int, ...],
-    dtype: Any,              # a NumPy dtype
+    shape: tuple[int, ...], dtype: Any, # a NumPy dtype
     kinds: str,              # of dtypes that are taken, such as "fiu"
     ndim: tuple[int, ...],   # numbers of axes that are taken
     source: object,          # the file, and the part of it
@@ -521,8 +514,7 @@ def new_numbers(path: str | Path, count: int, dtype: torch.dtype) -> Tensor:
 
 
 def read_npz(
-    path: str | Path,
-    kinds: dict[str, str],  # of each array that is needed: the kinds of its dtype
+    path: str | Path, kinds: dict[str, str], # of each array that is needed: the kinds of its dtype
     what: str,              # for messages
 ) -> dict[str, ndarray]:
     "Some arrays of an .npz archive. ValueError where one is missing, holds objects, or unpacks to more than fits into memory."
@@ -556,8 +548,7 @@ def open_h5(path: str | Path, what: str = "a split") -> h5py.File:
 
 
 def h5_member(
-    file: h5py.File,
-    name: str,               # of an array in it
+    file: h5py.File, name: str, # of an array in it
     kinds: str,              # of dtypes that are taken; "T" for text
     ndim: tuple[int, ...],   # numbers of axes that are taken
     expected: str = "",      # such as "(images, regions, numbers)"
@@ -642,12 +633,10 @@ def read_tensors(
 
 
 def write_tensors(
-    path: str | Path,
-    tensors: dict[str, Tensor],
-    about: dict[str, str] | None = None,  # what the file says about itself
+    path: str | Path, tensors: dict[str, Tensor], about: dict[str, str] | None = None, # what the file says about itself
 ) -> None:
     "Write a safetensors file whole or not at all; the same tensors and texts give the same bytes."
-    state = {name: x.detach().cpu().contiguous() for name, x in sorted(tensors.items())}
+    state = {name: x.detach().to("cpu", copy=True).contiguous() for name, x in sorted(tensors.items())}  # two may share their memory
     check_room(path, sum(x.numel() * x.element_size() for x in state.values()))
     if about and len(about) > 1: about = {"about": json.dumps(about, sort_keys=True)}  # the library leaves the order of several to chance
     path = Path(path)
@@ -673,8 +662,7 @@ def own_folder(path: Path) -> Iterator[Path]:  # of a finished file, or any name
 def read_torch(
     path: str | Path,            # written by torch.save
     what: str,                   # for messages
-    remedy: str,
-    allowed: tuple[Any, ...] = (),  # classes that may stand in it besides tensors, numbers, texts, lists and dicts
+    remedy: str, allowed: tuple[Any, ...] = (), # classes that may stand in it besides tensors, numbers, texts, lists and dicts
     encoding: str = "utf-8",     # of texts in it; files from Python 2 need "latin1"
 ) -> Any:                        # on the CPU
     "A checkpoint, without running code of its: weights only, the sums of its archive checked. ValueError where that can't be."

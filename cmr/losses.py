@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 
 from .similarity import wide
 
@@ -125,10 +125,10 @@ def matching_bce(
     "Binary cross-entropy of \"is this a pair?\" (CAMP Eq. 14, with its minus sign). ValueError as `triplet`."
     check_negatives(negatives)
     same, logits = positives(logits, same_image), wide(logits)
-    wrong = softplus(logits).masked_fill(same, 0)                  # -log(1 - m), never below zero
+    wrong = -logsigmoid(-logits).masked_fill(same, 0)              # -log(1 - m), never below zero
     if negatives == "hardest": rows, columns = wrong.amax(1), wrong.amax(0)
     else: rows, columns = (wrong.sum(axis) / (~same).sum(axis).clamp(min=1) for axis in (1, 0))
-    return 2 * softplus(-logits.diag()).sum() + (rows.sum() + columns.sum())
+    return -2 * logsigmoid(logits.diag()).sum() + (rows.sum() + columns.sum())
 
 # %% ../nbs/06_losses.ipynb #b9bd1f8a
 @register_loss("matching_bce")

@@ -80,8 +80,7 @@ def list_models() -> list[str]:
 
 def check_arguments(
     name: str,                     # for the message
-    cls: type[Matcher],
-    arguments: Mapping[str, Any],  # by name; region_dim and vocab_size may be among them
+    cls: type[Matcher], arguments: Mapping[str, Any], # by name; region_dim and vocab_size may be among them
 ) -> None:
     "ValueError for an argument that a model does not take, and for more steps than make sense."
     taken = inspect.signature(cls.__init__).parameters
@@ -124,9 +123,7 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def write_model(
-    model: Matcher,
-    folder: str | Path,
-    vocabulary: Vocabulary | None = None,  # None: the model's own, if it has one
+    model: Matcher, folder: str | Path, vocabulary: Vocabulary | None = None, # None: the model's own, if it has one
 ) -> None:
     """Write config.json, model.safetensors and, where there is a vocabulary, vocab.json: all, or none where that fails; a compiled
     model (`torch.compile`) as the one that it was made of.
@@ -148,8 +145,7 @@ def write_model(
 
 
 def save(
-    model: Matcher,
-    vocabulary: Vocabulary, # what it was trained with
+    model: Matcher, vocabulary: Vocabulary, # what it was trained with
     folder: str | Path,     # made where it is not there; an earlier model in it is replaced
 ) -> None:
     "Write config.json, vocab.json and model.safetensors, all or none. ValueError for another vocabulary, OSError naming the folder."
@@ -162,30 +158,30 @@ def save(
 
 
 def hub_card(
-    model: Matcher,
-    recipe: Mapping[str, Any] = {},   # settings that it was trained by
+    model: Matcher, recipe: Mapping[str, Any] = {}, # settings that it was trained by
     data: str = "",                   # that it learned from, in words
     report: Any = None,               # a `cmr.recall.Report`
     tested: str = "",                 # what that was measured on, in words
     licence: str = "other",           # of the weights, as the hub names licences
+    name: str = "OWNER/NAME",         # its own there
 ) -> huggingface_hub.ModelCard:
     "README.md for the hub: what the model is, learned from and reaches, how it was trained, and three lines that use it."
-    name = type(model).__name__
+    kind = type(model).__name__
     found = [] if report is None else [
         huggingface_hub.EvalResult(task_type="image-text-retrieval", dataset_type="image-text", dataset_name=tested or "test",
                                    metric_type="recall", metric_name=key, metric_value=round(float(getattr(report, key)), 1))
         for key in ("text_r1", "image_r1", "rsum")]
-    about = huggingface_hub.ModelCardData(license=licence, library_name="cmr", tags=["image-text-retrieval", name.lower()],
-                                          model_name=name if found else None, eval_results=found or None)
+    about = huggingface_hub.ModelCardData(license=licence, library_name="cmr", tags=["image-text-retrieval", kind.lower()],
+                                          model_name=kind if found else None, eval_results=found or None)
     extractor = f"by `{model.extractor}`" if model.extractor else "by an extractor that it doesn't name: ask whoever trained it"
     settings = "".join(f"| {key} | `{json.dumps(value)}` |\n" for key, value in recipe.items())
     reached = f"On {tested or 'the test split'}, in percent, with 95% intervals over images:\n\n```text\n{report and report.table()}\n```"
-    parts = [f"---\n{about.to_yaml()}\n---\n\n# {name}\n\nAn image-text matcher of the package cmr: "
+    parts = [f"---\n{about.to_yaml()}\n---\n\n# {kind}\n\nAn image-text matcher of the package cmr: "
              "it scores every picture against every sentence.",
              f"**Learned from** {data or 'data that its author does not name'}. **Region features** {extractor}.",
              f"## What it reaches\n\n{reached}" if found else "",
              f"## How it was trained\n\n| setting | |\n|---|---|\n{settings}".rstrip() if settings else "",
-             f"## Use\n\n```python\nimport cmr\nmodel, vocabulary = cmr.load(\"OWNER/NAME\")\nmodel.encode(\"a sentence\")\n```\n\n"
+             f"## Use\n\n```python\nimport cmr\nmodel, vocabulary = cmr.load(\"{name}\")\nmodel.encode(\"a sentence\")\n```\n\n"
              f"{sum(p.numel() for p in model.parameters()):,} weights. Licence of the weights: {licence}."]
     return huggingface_hub.ModelCard("\n\n".join(part for part in parts if part) + "\n")
 
@@ -301,9 +297,7 @@ class Unfilled(TorchFunctionMode):
 
 
 def make_checked(
-    cls: type[Matcher],
-    arguments: dict[str, Any],
-    tensors: dict[str, Tensor],  # what model.safetensors holds
+    cls: type[Matcher], arguments: dict[str, Any], tensors: dict[str, Tensor], # what model.safetensors holds
     folder: Path,                # for messages
 ) -> Matcher:
     "Make a model, without its numbers first: what config.json declares is held against the weights before memory is taken for it."
@@ -365,9 +359,7 @@ def fill(
 # --- loaded ------------------------------------------------------------------------------------------------------------------------
 
 def read_vocabulary(
-    folder: Path,
-    model: Matcher,
-    expected: str | None = None,  # its digest, where model.safetensors says it
+    folder: Path, model: Matcher, expected: str | None = None, # its digest, where model.safetensors says it
 ) -> Vocabulary:
     "vocab.json of a saved model. FileNotFoundError, or ValueError where it is not the one that the model was saved with."
     path = folder / FILES[2]
@@ -411,8 +403,7 @@ def from_pretrained(
 
 
 def from_mixin(
-    cls: type[Matcher],
-    model_id: str | Path,
+    cls: type[Matcher], model_id: str | Path,
     map_location: str = "cpu",
     **options,  # huggingface's, and all that it found in config.json
 ) -> Matcher:

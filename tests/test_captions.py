@@ -84,6 +84,21 @@ def test_a_spreadsheets_unicode_text_is_named_with_what_to_do(tmp_path, encoding
     assert "captions.csv is text in UTF-16" in said and "save it as UTF-8" in said and not (tmp_path / "out").exists()
 
 
+def test_splits_without_features_are_not_dropped(tmp_path):
+    "Features beside the captions of one split only: refused, as with --features."
+    folder = tmp_path / "scan"
+    folder.mkdir()
+    for split in ("train", "dev"):
+        put(folder / f"{split}_caps.txt", "a dog\na cat\n"), put(folder / f"{split}_ids.txt", f"{split}1\n{split}2\n")
+    np.save(folder / "train_ims.npy", np.ones((2, 2, 2), np.float32) * np.arange(1, 3)[:, None, None])
+    assert "no dev_feat.npy and no dev_ims.npy" in refused("import", "captions", folder, tmp_path / "out") and not (tmp_path / "out").exists()
+
+
+def test_a_next_line_within_a_caption_is_a_part_of_it(tmp_path):
+    text = "1.jpg#0\ta dog\x85runs\r\n1.jpg#1\ta\u2028dog\r\n"
+    assert gather_captions(put(tmp_path / "c.token", text)).captions == ["a dog runs", "a dog"]
+
+
 def test_one_row_of_kaggles_flickr30k_lacks_its_second_bar(tmp_path):
     text = "image_name| comment_number| comment\n9.jpg| 0| A man\n2199200615.jpg| 4   A dog runs across the grass .\n"
     found = gather_captions(put(tmp_path / "results.csv", text))

@@ -1,6 +1,7 @@
 "`cmr check`: every planted leak and every empty feature is found, and a clean data set is called clean."
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from cmr.cli import app
 from cmr.data import write_split
-from cmr.data.check import CLOSE, check_data, close_pairs, groups, random_directions, same_regions, signature
+from cmr.data.check import CLOSE, check_data, close_pairs, fault_of, groups, random_directions, same_regions, signature
 
 WORDS = "red blue green dog cat bird boat kite runs sits flies sleeps near under old new".split()
 
@@ -158,3 +159,18 @@ def test_json_beside_it_is_no_split(tmp_path):
     write(tmp_path, clean())
     (tmp_path / "notes.json").write_text(json.dumps({"a": 1}))
     check(tmp_path, 0)
+
+
+def test_test_within_testall_is_no_leak(tmp_path):
+    "As COCO is published: 1,000 pictures of test are a part of testall's 5,000. Any other two splits are held apart."
+    write(tmp_path, clean())
+    shutil.copy(tmp_path / "test.h5", tmp_path / "testall.h5")
+    assert "nothing found" in check(tmp_path, 0)
+    shutil.copy(tmp_path / "test.h5", tmp_path / "devall.h5")
+    said = check(tmp_path, 1)
+    assert "devall and test share" in said or "test and devall share" in said
+
+
+def test_half_precision_is_no_overflow(tmp_path, recwarn):
+    assert fault_of(np.full((2, 3), 6e4, np.float16) * np.array([1, .5, .1], np.float16)) in ("", "all regions equal")
+    assert fault_of(np.array([[1e19, 1]], np.float32)) == "numbers too large to be squared" and not recwarn.list

@@ -1,11 +1,15 @@
 """What people do with a model, a run or a folder that its makers did not expect: nothing may go wrong without a word."""
 
 import json
+import math
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,13 +24,16 @@ from cmr.data import Vocabulary, open_split
 from cmr.encoders import Fragments
 from cmr.fast import AnyModel, plan, score_all, training_scores
 from cmr.fast.scoring import evaluating
-from cmr.losses import triplet
+from cmr.fusion import GatedFusion
+from cmr.losses import matching_bce, triplet
 from cmr.matcher import MODELS, VSE, Matcher
 from cmr.saving import load, save
 from cmr.search import Search
 from cmr.search.explain import notes_of
+from cmr.shelf.released import CAMP_MODULES, rename
 from cmr.training import Recipe, for_model, model_arguments, read_recipe, train
-from cmr.training.compare import models, sweep
+from cmr.training.compare import Entry, models, sweep
+from cmr.training.loop import Stopped
 from cmr.training.recipes import read_config, small_model
 
 # Models that somebody has changed
@@ -44,11 +51,28 @@ def patched(model):
 def layer(model):
     model.fuse_words.linear = Adapter(8, 8).double()
 def as_it_was(model): pass
+def one_block(model): model.ram["image"] = model.ram["text"]
+def one_layer(model): model.ram["image"].memory.linear = model.ram["text"].memory.linear
+def gate_is_linear(model): model.ram["text"].memory.gate = model.ram["text"].memory.linear
+def one_fusion(model): model.fuse_words = model.fuse_regions
+def one_key(model): model.aggregation.project_words = model.aggregation.project_regions
+def one_pool(model): model.pool_words = model.pool_regions
+def biased_keys(model): model.aggregation.project_words, model.aggregation.project_regions = nn.Linear(8, 8).double(), nn.Linear(8, 8).double()
+def scalar_words(model): model.fuse_words = GatedFusion(8, "scalar").double()
+def scalar_regions(model): model.fuse_regions.kind = "scalar"
+def no_bias(model): model.fuse_words.linear = nn.Linear(8, 8, bias=False).double()
+def deep_fusion(model): model.fuse_words.linear = nn.Sequential(nn.Linear(8, 8), nn.Tanh()).double()
+def dropped(model): model.pool_words.scorer = nn.Sequential(nn.Dropout(0.), *model.pool_words.scorer)
 
 
-@pytest.mark.parametrize("name, change", [("imram", hook), ("imram", patched), ("camp", layer), ("imram", as_it_was), ("camp", as_it_was)])
+CHANGES = [("imram", hook), ("imram", patched), ("camp", layer), ("imram", as_it_was), ("camp", as_it_was),
+           *(("imram", change) for change in (one_block, one_layer, gate_is_linear)),
+           *(("camp", change) for change in (one_fusion, one_key, one_pool, biased_keys, scalar_words, scalar_regions, no_bias, deep_fusion, dropped))]
+
+
+@pytest.mark.parametrize("name, change", CHANGES)
 def test_what_is_scored_is_the_model_as_it_is(name, change, ragged):
-    "A hook, a forward of one's own, another layer: scores and gradients are those of `model.logits`, by the plan or without."
+    "A hook, a forward of one's own, another layer, a shared one: scores and gradients are those of `model.logits`, by the plan or without."
     torch.manual_seed(0)
     model = cmr.create_model(name, 5, 9, **SMALL).double()
     before = type(plan(model))
@@ -318,3 +342,118 @@ def test_a_model_without_its_numbers_costs_no_import_of_the_compiler():
             "assert 'torch._dynamo' in sys.modules, 'no longer needed'\n")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@cmr.register
+class TwoOfOne(VSE):
+    "VSE whose words are read by one layer that goes by two names."
+    def __init__(self, *args, **others):
+        super().__init__(*args, **others)
+        self.again = self.image_encoder
+
+
+def test_weights_that_go_by_two_names_are_saved_and_are_one_again(tmp_path, world):
+    words = Vocabulary(["dog"])
+    model = cmr.create_model("twoofone", 5, len(words), **SMALL)
+    save(model, words, tmp_path / "model")
+    found, _ = load(tmp_path / "model")
+    assert found.again.project.weight is found.image_encoder.project.weight
+    assert torch.equal(found.again.project.weight, model.again.project.weight)
+    result = train(for_model(RECIPE, "twoofone"), world, tmp_path / "run", device="cpu", progress=False, max_steps=2)
+    assert result["step"] == 2 and load(tmp_path / "run/last")[0].again is not None
+
+
+def test_names_from_files_are_no_paths(tmp_path, world, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("../evil", "/tmp/evil", "a\\\\b", "..", "", "c:x"):
+        (tmp_path / "r.toml").write_text(f'recipe = "scenes"\nname = "{name}"\n')
+        assert "becomes a folder's" in call("train", "--config", "r.toml", "--data", world, "--max-steps", 1, code=2), name
+    assert not (tmp_path / "runs").exists()
+    row = Entry("vse-vocabulary=../../v.json", RECIPE)
+    assert row.folder(3) == "vse-vocabulary=.._.._v.json-seed3" and row.folder(3) != Entry("vse-vocabulary=../../w.json", RECIPE).folder(3)
+
+
+@pytest.mark.parametrize("line, message", [("model = 3", "matcher is no str"), ("model = []", "matcher is no str"), ("args = 3", "args is no dict"),
+                                           ('loss_args = "x"', "loss_args is no dict"), ('frozen = [["a"]]', "names of the model's parts")])
+def test_settings_of_another_kind_are_named(tmp_path, line, message):
+    path = tmp_path / "r.toml"
+    path.write_text(f'recipe = "scenes"\n{line}\n')
+    with pytest.raises(ValueError, match=message) as problem: read_config(path)
+    assert "r.toml" in str(problem.value)
+    path.write_text("recipe = [1]\n")
+    with pytest.raises(ValueError, match="recipe is no str"): read_config(path)
+
+
+def test_a_recipes_file_finds_its_data_from_another_folder(tmp_path, world, monkeypatch):
+    shutil.copytree(world, tmp_path / "few")
+    monkeypatch.chdir(tmp_path)
+    call("train", "--data", "few", "--out", "runs/c1", "--max-steps", 1, *QUICK)
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    said = call("train", "--config", "../runs/c1/recipe.json", "--out", "x", "--max-steps", 1, "--device", "cpu")
+    assert "max_steps=1 reached" in said and read_recipe(tmp_path / "sub/x")[1].resolve() == (tmp_path / "few").resolve()
+
+
+def test_max_steps_counts_the_stages_together(tmp_path, world):
+    first = replace(RECIPE, name="first", epochs=1)
+    recipe, size = replace(RECIPE, name="second", epochs=1, after=first), -(-40 // RECIPE.batch_size)
+    whole = train(recipe, world, tmp_path / "whole", device="cpu", progress=False)
+    assert whole["step"] == size                                  # the last stage's own
+    short = train(recipe, world, tmp_path / "short", device="cpu", progress=False, max_steps=size + 1)
+    assert (short["step"], short["stopped"]) == (1, f"max_steps={size + 1} reached") and "short" in short["out"]
+    again = train(recipe, world, tmp_path / "short", resume=True, device="cpu", progress=False, max_steps=size + 2)
+    assert (again["step"], again["stopped"]) == (2, f"max_steps={size + 2} reached")
+    first_only = train(recipe, world, tmp_path / "first", device="cpu", progress=False, max_steps=size)
+    assert first_only["stopped"] == f"max_steps={size} reached" and not (tmp_path / "first/last").exists()
+    assert train(recipe, world, tmp_path / "first", resume=True, device="cpu", progress=False)["stopped"] == whole["stopped"]
+
+
+def test_an_ablation_is_not_taken_back_unsaid(tmp_path, world):
+    said = call("train", "--data", world, "--model", "camp", "--ablation", "concat", "--set", "fusion=sum", "--out", tmp_path / "run", code=2)
+    assert "--ablation sets fusion=concat, and --set fusion=sum: leave one" in said and not (tmp_path / "run").exists()
+
+
+def test_what_to_type_next_can_be_typed(tmp_path, world, monkeypatch):
+    "Paths with spaces, a model of one's own: the line of a run that was stopped is one that a shell understands."
+    out = tmp_path / "my run"
+    with pytest.raises(Stopped) as stop:
+        train(RECIPE, world, out, device="cpu", progress=False, callbacks=SimpleNamespace(on_step=lambda *_: os.kill(os.getpid(), signal.SIGINT)))
+    assert f"go on with: cmr train --out '{out}' --resume" in str(stop.value)
+    def stopped(*_, **__): raise stop.value
+    monkeypatch.setattr(cmr.training, "train", stopped)
+    said = call("train", "--data", world, "--import", "json", "--out", tmp_path / "x", *QUICK, code=130)
+    assert "--resume --import json" in " ".join(said.split())
+    monkeypatch.chdir(tmp_path)
+    assert "--data 'sp ace'" in " ".join(call("data", "scenes", "--train", 2, "--dev", 2, "--test", 2, "--out", "sp ace").split())
+
+
+def test_bce_is_exact_where_it_is_large():
+    "PyTorch's softplus drops e^-z above z = 20: here log(1 + e^z) is made of digits enough."
+    z = torch.tensor([[25., 21.], [-30., 22.]], dtype=torch.float64)
+    p = [[math.log1p(math.exp(-abs(x))) + max(x, 0) for x in row] for row in z.tolist()]
+    wanted = 2 * sum(p[b][b] - z[b, b].item() for b in range(2)) + 2 * (p[0][1] + p[1][0])
+    assert abs(matching_bce(z).item() - wanted) < 1e-13
+
+
+def test_scores_of_other_pictures_are_refused_beside_one_that_is_huge(tmp_path, ragged):
+    model, captions = cmr.create_model("camp", 5, 9, **SMALL).double().eval(), ragged([2, 3], 8, 1)
+    images = ragged([3, 3, 3, 3, 3], 8)
+    images.values[0] *= 1e5
+    score_all(model, images, captions, progress=False, out=tmp_path / "s.npy")
+    score_all(model, images, captions, progress=False, out=tmp_path / "s.npy")
+    images.values[1:] = torch.randn_like(images.values[1:])
+    with pytest.raises(ValueError, match="other images"): score_all(model, images, captions, progress=False, out=tmp_path / "s.npy")
+
+
+def test_the_width_of_camps_keys_is_read_from_released_weights():
+    "W~ of Eq. 1 is (d_h, d): a model with d_h = 4 and d = 8 comes back with its scores."
+    torch.manual_seed(0)
+    model = cmr.create_model("camp", 5, 9, **SMALL, hidden=4, variant="released").double().eval()
+    names = {ours: theirs for ours, theirs in CAMP_MODULES.items()}
+    merged = {rename(name, names): weight for name, weight in model.named_parameters()}
+    parts = [{name: w for name, w in merged.items() if name.split(".")[0] in own} for own in (("fc",), ("embed", "rnn"))]
+    parts.append({name: w for name, w in merged.items() if not any(name in part for part in parts)})
+    found = cmr.CAMP.from_released(parts, output="logit")
+    assert found.config["hidden"] == 4
+    tokens, lengths, features = torch.tensor([[4, 5, 6], [7, 8, 0]]), torch.tensor([3, 2]), torch.randn(2, 3, 5, dtype=torch.float64)
+    with torch.no_grad(): assert (found(features, tokens, lengths) - model(features, tokens, lengths)).abs().max() < 1e-12

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -20,6 +21,7 @@ from cmr.data.photos import extract
 from cmr.saving import save
 from cmr.search import Search, ask
 from cmr.search.calibration import fit_calibration, write_calibration
+from cmr.search.explain import html_of
 from cmr.search.words import looks
 
 WORDS = Vocabulary(["a", "red", "blue", "green", "dog", "cat", "runs", "sits"])
@@ -283,3 +285,41 @@ def test_qdrant_gives_the_same_answers(whole, world, tmp_path):
 def test_what_is_neither_a_sentence_nor_a_picture_is_not_encoded(odd, said):
     model = cmr.load("data/sample/imram")[0]
     with pytest.raises((ValueError, OSError), match=said): model.encode(odd)
+
+
+def test_a_link_that_leads_nowhere_and_a_damaged_cache(photos, tmp_path):
+    "Left out and said, as `cmr features` does; what was kept is made anew."
+    (photos / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.warns(UserWarning, match="lost.png"): first = Search((model_of("scan"), WORDS), photos, progress=False)("a red dog", top=9)
+    assert len(first.hits) == 4
+    kept, = (photos / ".cmr").glob("*.h5")
+    kept.write_text("damaged")
+    with pytest.warns(UserWarning, match="is damaged, and is made anew"): again = Search((model_of("scan"), WORDS), photos, progress=False)("a red dog", top=9)
+    assert [(hit.name, hit.score) for hit in again.hits] == [(hit.name, hit.score) for hit in first.hits]
+
+
+def test_questions_that_cannot_be(photos):
+    finder = Search((model_of("scan"), WORDS), photos, progress=False)
+    for query, how, message in (("", {}, "an empty question"), (" \n", {}, "an empty question"), ("dog " * 300, {}, "1,200 characters: 1,000 at most"),
+                                ("a dog", {"top": 0}, "top=0"), ("a dog", {"top": -1}, "top=-1")):
+        with pytest.raises(ValueError, match=message): finder(query, **how)
+    assert "height:720px" in html_of(replace(finder("a dog", top=1), hits=[replace(finder("a dog", top=1).hits[0], picture=lambda: Image.new("RGB", (1, 500)))]))
+
+
+def test_options_that_a_place_has_no_use_for_are_refused(photos, tmp_path, whole, world):
+    save(model_of("scan"), WORDS, tmp_path / "model")
+    def refused(model, *words):
+        said = CliRunner().invoke(app, ["search", str(model), *map(str, words)])
+        assert said.exit_code == 2, said.output
+        return " ".join(said.output.split())
+    extract(photos, tmp_path / "photos.h5", create_extractor("explained"), progress=False)
+    for option in (("--qdrant", tmp_path / "store"), ("--split", "train"), ("--fit",), ("--figure", "x.png"), ("--row", 1)):
+        words = () if option[0] == "--row" else ("a dog",)
+        assert f"no data folder: {option[0]} for such only" in refused(tmp_path / "model", photos, *words, *option)
+        assert f"no data folder: {option[0]} for such only" in refused(tmp_path / "model", tmp_path / "photos.h5", *words, *option)
+    assert not (photos / ".cmr").exists() and not (tmp_path / "store").exists()
+    assert "nothing of it is kept" in refused(tmp_path / "model", tmp_path / "photos.h5", "a dog", "--index", tmp_path / "x.safetensors")
+    asked = open_split(world, "test").captions[0]
+    assert "say with --qdrant" in refused(whole[0], world, asked, "--collection", "zz")
+    assert "--figure x.xyz: its name ends in" in refused(whole[0], world, asked, "--figure", "x.xyz")
+    assert "name one of them" in refused(whole[0], world / "dev.h5", asked, "--split", "test")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from test_data import FEATURES, N, same, write_scan
 
-from cmr.data import convert, open_split, read_karpathy
+from cmr.data import convert, open_split, read_karpathy, write_split
+from cmr.data.extractors import ExtractorInfo
 
 # --- the SCAN layout
 
@@ -138,3 +139,10 @@ def test_karpathy_and_features_that_do_not_fit(tmp_path):
         names.write_text(text)
         with pytest.raises(ValueError, match=message):
             convert(source, tmp_path / "h5", progress=False, features=tmp_path / "f.npy", ids=names)
+
+
+def test_who_made_the_features_is_kept(tmp_path):
+    maker = ExtractorInfo(name="mine", preprocessing="as they are", regions=2, width=3, digest="0" * 64)
+    write_split(tmp_path / "a/train.h5", np.random.default_rng(0).normal(size=(2, 2, 3)).astype(np.float32), ["a", "b"], np.arange(2), extractor=maker)
+    convert(tmp_path / "a", tmp_path / "b", progress=False)
+    assert open_split(tmp_path / "b", "train").extractor == maker

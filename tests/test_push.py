@@ -1,6 +1,7 @@
 "A model for the hub: what is sent, and what its card says. The hub itself is a stand-in."
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -37,6 +38,31 @@ def test_what_would_be_sent(run, tmp_path):
     before, _ = cmr.load(run / "best")
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), before.state_dict().values(), strict=True))
     assert torch.equal(model.encode("a red circle").values, before.encode("a red circle").values) and len(vocabulary) == model.vocab_size
+
+
+def test_what_is_not_ours_stays(run, tmp_path):
+    "A folder with other things in it is refused before anything is evaluated; what was written here before is replaced."
+    for name in ("README.md", "config.json", "vocab.json"): (tmp_path / name).write_text("mine")
+    found = said(run, "--to", tmp_path, "--device", "cpu")
+    assert found.exit_code == 2 and "name a new folder" in found.output and {path.read_text() for path in tmp_path.iterdir()} == {"mine"}
+    file = tmp_path / "config.json"
+    assert said(run, "--to", file).exit_code == 2 and file.read_text() == "mine"
+    for _ in range(2): assert said(run, "--to", tmp_path / "card", "--device", "cpu").exit_code == 0
+
+
+def test_the_card_is_called_what_the_model_is(run):
+    card = hub_card(cmr.load(run / "best")[0], name="me/scenes").content
+    assert 'cmr.load("me/scenes")' in card and "OWNER" not in card and "\n# VSE\n" in card
+
+
+def test_a_model_of_ones_own_is_pushed(run, tmp_path, monkeypatch):
+    (tmp_path / "my_matcher.py").write_text("import cmr\nfrom cmr.matcher import VSE\n\n@cmr.register\nclass Mine(VSE):\n    'Mine.'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    shutil.copytree(run, tmp_path / "run")
+    for path in (tmp_path / "run/recipe.json", tmp_path / "run/best/config.json"): path.write_text(path.read_text().replace('"vse"', '"mine"').replace('"VSE"', '"Mine"'))
+    assert "--import" in said(tmp_path / "run", "--to", tmp_path / "card").output
+    found = said(tmp_path / "run", "--to", tmp_path / "card", "--import", "my_matcher", "--device", "cpu", "--data", run.parent / "world")
+    assert found.exit_code in (0, 2) and "unknown model" not in found.output, found.output
 
 
 def test_sent(run, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import inspect
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -84,6 +85,11 @@ def plain_errors() -> Iterator[None]:
         raise typer.Exit(2) from None
     finally:
         for number, handler in before.items(): signal.signal(number, handler)
+
+
+def typed(path: object) -> str:
+    "A path as a shell takes it."
+    return shlex.quote(str(path))
 
 
 def say(line: str, note: bool = False) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cmr.cli.app import App, PathArgument, PathOption, app, say
+from cmr.cli.app import App, PathArgument, PathOption, app, say, typed
 
 data_app = App(no_args_is_help=True, rich_markup_mode="rich", help="Make the built-in data, or convert published data.")
 app.add_typer(data_app, name="data")
@@ -25,10 +25,10 @@ def draw_scenes(out: Path, seed: int, counts: dict[str, int]) -> None:
 def named_data(data: Path | None, recipe: str | None) -> Path | None:
     "The data folder that was given, else the one that a recipe's file names."
     if data is not None or not recipe or not recipe.lower().endswith(FILES): return data
-    from cmr.training.recipes import config_content
+    from cmr.training.recipes import config_content, named_from
     found = config_content(recipe).get("data")
     if found is not None and not (isinstance(found, str) and found): raise ValueError(f"{recipe}: data={found!r} names no folder")
-    return found and Path(found)
+    return found and named_from(found, Path(recipe).parent)
 
 
 def pick_data(data: Path | None, recipe: str | None = None) -> Path:
@@ -81,7 +81,7 @@ def data_scenes(
     if about and (about.seed, about.counts) != (seed, wanted):
         raise ValueError(f"{out} holds scenes of seed {about.seed}, {about.counts}, which runs may need: name another --out, or delete it")
     draw_scenes(out, seed, wanted)
-    typer.echo(f"The scenes are in {out}. Next: cmr train --data {out}")
+    typer.echo(f"The scenes are in {out}. Next: cmr train --data {typed(out)}")
 
 
 @data_app.command("convert")
@@ -104,4 +104,4 @@ def data_convert(
     from cmr.data import convert
     if karpathy: source, features = karpathy, features or source
     for path in convert(source, out, features=features, ids=ids): typer.echo(f"wrote {path}")
-    typer.echo(f"Next: cmr train --data {out}")
+    typer.echo(f"Next: cmr train --data {typed(out)}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cmr.cli.app import PathArgument, PathOption
+from cmr.cli.app import PathArgument, PathOption, typed
 from cmr.cli.data import data_app
 
 if TYPE_CHECKING: from cmr.data.published import Piece
@@ -47,17 +47,17 @@ def fetch(name: str, out: Path, parts: set[str], given: Path | None, downloads: 
     "Introduce, ask, get, convert, and say what comes next."
     from cmr.data.download import Patience
     from cmr.data.published import DATASETS, make_data
-    data, place = DATASETS[name], downloads or out / "downloads"
+    data, place, photos = DATASETS[name], downloads or out / "downloads", out / "photos.h5"
     pieces = data.take(parts)
     introduce(data.title, pieces, given)
     missing = [piece for piece in pieces if not any((place / file).is_file() for file in piece.files())]
     if given is None and any(piece.asks for piece in missing): ask_terms(accept)
     for path in make_data(data, out, parts, given, place, Patience(stall=stall), progress, typer.echo): typer.echo(f"wrote {path}")
     if "pictures" in parts: typer.echo(f"The pictures are in {out / 'pictures'}.")
-    if "features" in parts: typer.echo(f"Next: cmr check {out}, then cmr train --data {out}")
-    elif "pictures" in parts: typer.echo(f"Next: cmr features {out / 'pictures'} -o {out / 'photos.h5'}\n      "
-                                         f"cmr import captions {out} {out}-features --features {out / 'photos.h5'}")
-    else: typer.echo(f"Next: add features with cmr import captions {out} {out}-features --features F")
+    if "features" in parts: typer.echo(f"Next: cmr check {typed(out)}, then cmr train --data {typed(out)}")
+    elif "pictures" in parts: typer.echo(f"Next: cmr features {typed(out / 'pictures')} -o {typed(photos)}\n      "
+                                         f"cmr import captions {typed(out)} {typed(f'{out}-features')} --features {typed(photos)}")
+    else: typer.echo(f"Next: add features with cmr import captions {typed(out)} {typed(f'{out}-features')} --features F")
 
 
 def chosen(pictures: bool, features: bool) -> set[str]:

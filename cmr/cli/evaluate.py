@@ -59,9 +59,7 @@ def as_bytes(size: str | None) -> int | None:
 
 
 def check_request(
-    split: ImageCaptions,
-    folds: int,
-    scores: Path | None,   # where the scores are to be written
+    split: ImageCaptions, folds: int, scores: Path | None, # where the scores are to be written
     queries: Path | None,  # where a line for each query is
     several: bool,         # models
 ) -> None:
@@ -79,11 +77,8 @@ def check_request(
 
 def evaluate_together(
     models: list[Path],       # folders of runs or of models, two or more
-    split: ImageCaptions,
-    folds: int = 1,
-    max_bytes: int | None = None,  # as for `cmr.training.evaluate`
-    device: str | None = None,
-    engine: bool = True,
+    split: ImageCaptions, folds: int = 1, max_bytes: int | None = None, # as for `cmr.training.evaluate`
+    device: str | None = None, engine: bool = True,
 ) -> tuple[dict[str, Report], dict[str, Difference], Tensor]:
     """Reports, and R@sum against the first, of each folder and the "mean of scores"; and that mean (I, C).
 
@@ -120,8 +115,7 @@ def evaluate_together(
 
 
 def show_reports(
-    reports: dict[str, Report],
-    differences: dict[str, Difference],  # R@sum of all but the first, against the first
+    reports: dict[str, Report], differences: dict[str, Difference], # R@sum of all but the first, against the first
 ) -> None:
     "Print a line for each, and below how sure R@sum is, and its difference from the first."
     from cmr.recall import RECALLS

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cmr.cli.app import App, PathArgument, PathOption, app
+from cmr.cli.app import App, PathArgument, PathOption, app, typed
 
 import_app = App(no_args_is_help=True, rich_markup_mode="rich", help="Take captions, features and weights as others publish them.")
 app.add_typer(import_app, name="import")
@@ -60,15 +60,12 @@ def import_captions_command(
     written = import_captions(source, out, features, ids, images, wanted, typer.echo)
     for path in written: typer.echo(f"wrote {path}")
     whole = any(path.suffix == ".h5" for path in written)
-    typer.echo(f"Next: cmr check {out}" if whole else f"Next: add features with cmr import captions {out} {out}-features --features F")
+    typer.echo(f"Next: cmr check {typed(out)}" if whole else
+               f"Next: add features with cmr import captions {typed(out)} {typed(f'{out}-features')} --features F")
 
 
 def import_weights(
-    file: Path,
-    out: Path,
-    family: str,
-    vocabulary: Path | None,
-    settings: dict[str, Any],  # of the model; None where nothing was said
+    file: Path, out: Path, family: str, vocabulary: Path | None, settings: dict[str, Any], # of the model; None where nothing was said
 ) -> None:
     "Read a checkpoint of its authors and write a folder of ours."
     from cmr.data import Vocabulary
@@ -84,7 +81,7 @@ def import_weights(
     if words is None:
         typer.secho("Note: without --vocabulary the model can score features and tokens, but read no captions: its words are in the "
                     "json that its authors published", fg=typer.colors.YELLOW, err=True)
-    else: typer.echo(f"Next: cmr evaluate {out} --data D")
+    else: typer.echo(f"Next: cmr evaluate {typed(out)} --data D")
 
 
 @import_app.command("checkpoint")

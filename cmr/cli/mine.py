@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cmr.cli.app import Device, Imports, PathArgument, PathOption, app
+from cmr.cli.app import Device, Imports, PathArgument, PathOption, app, typed
 from cmr.cli.data import data_of
 from cmr.cli.evaluate import load_model
 
@@ -39,5 +39,5 @@ def mine_command(
     write_twins(found, out := out or usual, where)
     if out == usual and (data / f"{split}_scenes.json").is_file(): typer.echo(f"{out.name} is read in place of the scenes' own twins.")
     typer.echo(f"wrote {out}: {len(found.together):,} pairs of {where.n_images:,} images. "
-               + (f"Next: cmr train --data {data} --set twins=true" if out == data / "train_twins.json" else
+               + (f"Next: cmr train --data {typed(data)} --set twins=true" if out == data / "train_twins.json" else
                   f"A training with twins=true reads {data / 'train_twins.json'}"))

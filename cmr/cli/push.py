@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cmr.cli.app import Device, PathArgument, PathOption, app
+from cmr.cli.app import Device, Imports, PathArgument, PathOption, app
 
 
 @app.command("push")
@@ -19,7 +20,8 @@ def push_command(
     split: Annotated[str, typer.Option(help="The split whose recalls the card shows.")] = "test",
     about: Annotated[str | None, typer.Option(help="What it learned from, in words. Default: the data folder's name.")] = None,
     licence: Annotated[str, typer.Option(help="Licence of the weights, as the hub names it, such as apache-2.0.")] = "other",
-    private: Annotated[bool, typer.Option("--private", help="Only you can see it.")] = False, device: Device = None,
+    private: Annotated[bool, typer.Option("--private", help="Only you can see it.")] = False, imports: Imports = None,
+    device: Device = None,
 ):
     """Evaluate a run's best model and send it to the hub: weights, config, vocabulary, and a card with data, recipe,
     recalls with their intervals, extractor and licence. `hf auth login` or HF_TOKEN say who you are.
@@ -31,11 +33,13 @@ def push_command(
     """
     if bool(name) == bool(to): raise ValueError("say owner/name to send the model to, or --to FOLDER to look at it first")
     if name and name.count("/") != 1: raise ValueError(f"{name}: the hub's names are owner/name")
+    from cmr.saving import FILES, hub_card, load
+    if to and os.path.lexists(to) and not (to.is_dir() and {path.name for path in to.iterdir()} in (set(), {"README.md", *FILES})):
+        raise ValueError(f"--to {to} holds other things than a model to send: name a new folder")
     if not (run / "recipe.json").is_file(): raise FileNotFoundError(f"no recipe.json in {run}: give the folder that cmr train made")
     from dataclasses import asdict
 
     from cmr.data import open_split
-    from cmr.saving import hub_card, load
     from cmr.training import evaluate, make_accelerator, read_recipe
     recipe, recorded = read_recipe(run)
     where = data or recorded
@@ -44,7 +48,7 @@ def push_command(
     def said(recipe): return {key: said(value) if key == "after" else value for key, value in recipe.items()
                               if value not in (None, {}, []) and value is not False}
     told: dict[str, Any] = {"recipe": said(asdict(recipe)), "data": about or Path(recorded).name, "report": report,
-            "tested": f"{Path(where).name}, split {split}", "licence": licence}
+            "tested": f"{Path(where).name}, split {split}", "licence": licence, "name": name or "OWNER/NAME"}
     model = model.cpu()
     if to:
         to.mkdir(parents=True, exist_ok=True)

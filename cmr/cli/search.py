@@ -14,6 +14,8 @@ from cmr.cli.evaluate import load_model
 
 if TYPE_CHECKING: from cmr.search.explain import Found, Search
 
+PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp")  # what a figure can be
+
 
 def pick_query(
     words: list[str],           # what stands after the model: PLACE QUERY, PLACE or QUERY
@@ -58,26 +60,32 @@ def draw_hits(path: Path, finder: Search, found: Found, row: int | None, picture
 
 
 def open_finder(model: Path, place: Path | None, data: Path | None, split: str | None, shortlist: int | None, index: Path | None, fit: bool,
-                extractor: str | None, device: str | None, store: tuple[str, str] | None) -> tuple[Search, Path, str]:
-    "Model and place: the one named, else its run's data; and where that is, and which split of it."
+                extractor: str | None, device: str | None, store: tuple[str, str] | None, for_data: list[str]) -> tuple[Search, Path, str]:
+    """Model and place: the one named, else its run's data; and where that is, and which split of it.
+
+    ValueError where options are given (for_data) that such a place has no use for."""
     from cmr.data import open_split
     from cmr.search import learn_maps
     from cmr.search.calibration import read_calibration
-    from cmr.search.explain import Search, own_split
+    from cmr.search.explain import Search, is_data, own_split
     trained, vocabulary, folder = load_model(model, device)
-    place, split = own_split(*data_of(folder, place or data, split))
+    place, own = own_split(*data_of(folder, place or data, split))
+    if split not in (None, own): raise ValueError(f"--split {split}, and the place is the file of the split {own}: name one of them")
+    if place.exists() and not is_data(place) and for_data:
+        raise ValueError(f"{place} is no data folder: {', '.join(for_data)} for such only; ask with words or with --picture")
+    if index and place.is_file() and place.suffix.lower() in (".h5", ".safetensors"):
+        raise ValueError(f"--index {index}: {place} is read as it is, and nothing of it is kept: leave it out")
+    split = own
     maps = (lambda: learn_maps(trained, open_split(place, "train"), vocabulary)) if fit and not (index and index.is_file()) else None
     finder = Search((trained, vocabulary), place, split, shortlist or 0, read_calibration(folder, trained), index=index, maps=maps,
                     store=store, extractor=extractor)
     return finder, place, split
 
 
-def check_fit(finder: Search, fit: bool, index: Path | None, captions: bool) -> None:
+def check_fit(finder: Search, fit: bool, where: object, captions: bool) -> None:  # where: the gallery is
     "ValueError where cheap vectors should be fitted, and are not."
-    if not fit: return
-    if finder.place.split is None: raise ValueError("--fit learns from a data folder's training pairs: this place has none, leave it out")
-    if not (finder.captions if captions else finder.images).maps:
-        raise ValueError(f"{index} was written without --fit: delete it and ask again, or leave --fit out")
+    if fit and not (finder.captions if captions else finder.images).maps:
+        raise ValueError(f"{where} was written without --fit: delete it and ask again, or leave --fit out")
 
 
 def show(found: Found, as_json: bool, page: Path | None) -> None:
@@ -114,7 +122,8 @@ def search_command(
                                       "a shortlist then loses less (data folders only).")] = False,
     extractor: Annotated[str | None, typer.Option(help="Who looks at new pictures, where the model doesn't say.")] = None,
     qdrant: Annotated[str | None, typer.Option(help="Keep a data folder's gallery on Qdrant: a URL, or a folder.")] = None,
-    collection: Annotated[str, typer.Option(help="Its name there.")] = "cmr", imports: Imports = None, device: Device = None,
+    collection: Annotated[str | None, typer.Option(help="Its name there. Default: cmr.")] = None, imports: Imports = None,
+    device: Device = None,
 ):
     """Find images for a sentence, or captions for an image, and show which word looked where.
 
@@ -134,10 +143,14 @@ def search_command(
     place, query = pick_query(words or [], 3 - [picture, image, row].count(None), data)
     if shortlist and shortlist < top: raise ValueError(f"--shortlist {shortlist} is shorter than --top {top}: allow more or ask for fewer")
     if page and page.suffix.lower() != ".html": raise ValueError(f"--html {page}: a page's name ends in .html")
-    finder, place, split = open_finder(model, place, data, split, shortlist, index, fit, extractor, device,
-                                       (qdrant, collection) if qdrant else None)
+    if collection and not qdrant: raise ValueError(f"--collection {collection}: say with --qdrant where it is")
+    if figure and figure.suffix.lower() not in PICTURES: raise ValueError(f"--figure {figure}: its name ends in {', '.join(PICTURES)}")
+    store = (qdrant, collection or "cmr") if qdrant else None
+    given = {"--image": image, "--row": row, "--figure": figure, "--split": split, "--fit": fit or None, "--qdrant": qdrant}
+    finder, place, split = open_finder(model, place, data, split, shortlist, index, fit, extractor, device, store,
+                                       [name for name, value in given.items() if value is not None])
     try:
-        check_fit(finder, fit, index, query is None)
+        check_fit(finder, fit, index or f"collection {store and store[1]}", query is None)
         answer(finder, query, picture, image, row, top, at_least, as_json, page, figure, place, split)
     finally: finder.close()
 
@@ -147,8 +160,6 @@ def answer(finder: Search, query: str | None, picture: Path | None, image: str |
     "Ask, and show what was found."
     from cmr.search import image_row
     where = finder.place.split
-    if where is None and (image is not None or row is not None or figure):
-        raise ValueError(f"{place} is no data folder: --image, --row and --figure are for data folders; ask with words or with --picture")
     pictures = open_pictures(place, split, where.n_images) if figure and where else None
     named = row if image is None else image
     number = image_row(where, named) if where and named is not None else None

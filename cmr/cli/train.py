@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cmr.cli.app import Device, Engine, Imports, PathOption, Settings, app, read_settings, say
+from cmr.cli.app import Device, Engine, Imports, PathOption, Settings, app, read_settings, say, typed
 from cmr.cli.data import FILES, named_data, pick_data
 
 if TYPE_CHECKING: from cmr.training import Recipe
@@ -44,8 +43,7 @@ def pick_recipe(name: str | None, data: Path, device: str | None, model: str | N
 
 
 def with_options(
-    recipe: Recipe,
-    settings: dict[str, Any],  # its fields; None where nothing was said
+    recipe: Recipe, settings: dict[str, Any], # its fields; None where nothing was said
     args: dict[str, Any],      # its model's arguments; None where nothing was said
 ) -> Recipe:
     "A recipe with what was said by options, and so what it comes after. ValueError where its model does not take one."
@@ -59,8 +57,7 @@ def with_options(
 
 
 def adjust(
-    recipe: Recipe,
-    model: str | None,        # None: the recipe's
+    recipe: Recipe, model: str | None, # None: the recipe's
     settings: dict[str, Any], # as for `with_options`
     args: dict[str, Any],     # as for `with_options`
     more: Mapping[str, str],  # given with --set
@@ -82,13 +79,16 @@ def suited(recipes: list[Recipe], data: Path, name: str | None, settings: Mappin
     return found
 
 
-def ablation_arguments(names: list[str] | None) -> dict[str, Any]:
-    "CAMP's arguments for rows of its Table 3."
+def ablation_arguments(names: list[str] | None, more: Mapping[str, Any]) -> dict[str, Any]:  # more: given with --set
+    "CAMP's arguments for rows of its Table 3. ValueError where --set would take one back."
     from cmr.camp import ablation
-    return ablation(*names) if names else {}
+    found = ablation(*names) if names else {}
+    for key in found.keys() & more.keys():
+        raise ValueError(f"--ablation sets {key}={found[key]}, and --set {key}={more[key]}: leave one of the two out")
+    return found
 
 
-def show_summary(result: dict, imports: list[str] | None) -> None:
+def show_summary(result: dict, more: str) -> None:  # more: words that every command about it needs
     "What came out, and what to type next."
     typer.echo(f"{result['stopped']}: {result['epochs']} epochs, {result['step']} steps, {result['parameters']:,} weights, "
                f"{result['seconds']:.0f} s on {result['device']}, {result['waiting']:.1%} of the training spent waiting for data")
@@ -97,7 +97,7 @@ def show_summary(result: dict, imports: list[str] | None) -> None:
         typer.echo(f"best: epoch {result['best_epoch']}, dev R@sum {result['best']['rsum']:.1f}; "
                    f"the curves are in {result['out']}/curves.png")
     out = "./" * result["out"].startswith("-") + result["out"]
-    typer.echo("Next: " + shlex.join(["cmr", "evaluate", out, *(word for name in imports or [] for word in ("--import", name))]))
+    typer.echo(f"Next: cmr evaluate {typed(out)}{more}")
 
 
 def recipe_of_run(out: Path, data: Path | None) -> tuple[Recipe, Path | None]:  # and the data folder, where it is noted
@@ -114,13 +114,13 @@ def recipe_of_run(out: Path, data: Path | None) -> tuple[Recipe, Path | None]:  
 def start(
     data: Path | None, recipe: str | None, model: str | None, out: Path | None, resume: bool,
     settings: tuple, # as the last three arguments of `adjust`
-    device: str | None, imports: list[str] | None = None, track: list[str] | None = None,
-    **how,           # as for `cmr.training.train`
+    device: str | None, imports: list[str] | None = None, track: list[str] | None = None, **how, # as for `cmr.training.train`
 ) -> None:
     "Find data and recipe, train, and say what came out; under a launcher every process does it, and the first one speaks."
     rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     say("Reading the recipe and the data ...")  # PyTorch takes seconds to come
     from cmr.training import train
+    from cmr.training.loop import Stopped
     from cmr.training.track import Tracking, check_trackers
     check_trackers(track or [])
     base, recorded = recipe_of_run(out, data) if resume and out and not (recipe and data) else (None, None)
@@ -133,8 +133,10 @@ def start(
     out = out or Path("runs") / f"{final.name}-{final.matcher}"
     shared = f" with {world_size} processes" * (world_size > 1)
     say(f"Training {final.matcher} on {data} by the recipe {final.name}{shared}; the run goes to {out}")
-    result = train(final, data, out, resume, device, callbacks=[Tracking(track)] if track else [], **how)
-    if not rank: show_summary(result, imports)
+    more = "".join(f" --import {typed(name)}" for name in imports or [])
+    try: result = train(final, data, out, resume, device, callbacks=[Tracking(track)] if track else [], **how)
+    except Stopped as stop: raise Stopped(f"{stop}{more * str(stop).endswith('--resume')}", stop.number) from stop
+    if not rank: show_summary(result, more)
     if world_size > 1:
         from torch import distributed
         distributed.destroy_process_group()
@@ -214,6 +216,7 @@ def train_command(
     args = {"embed_dim": embed_dim, "steps": steps, "direction": direction, "pooling": pooling, "memory": memory, "variant": variant}
     fields = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "warmup_steps": warmup_steps,
               "eval_every": eval_every, "dev_images": dev_images, "min_count": min_count, "vocabulary": vocabulary and str(vocabulary)}
-    asked = fields, {**args, **ablation_arguments(ablation)}, read_settings(settings)
+    more = read_settings(settings)
+    asked = fields, {**args, **ablation_arguments(ablation, more)}, more
     start(data, recipe, model, out, resume, asked, device, imports, precision=precision, max_steps=max_steps, workers=workers,
           engine=engine, track=track)

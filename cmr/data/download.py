@@ -67,8 +67,7 @@ class SourceFailed(ConnectionError):
 class TryAgain(ConnectionError):
     "This source did not give the file this time."
     def __init__(self,
-        said: str,
-        wait: float = 0.,  # seconds that the server asks for
+        said: str, wait: float = 0., # seconds that the server asks for
         anew: bool = False,# what is there of the file is of no use
     ):
         super().__init__(said)
@@ -145,8 +144,7 @@ def _refuse(response: requests.Response, source: Source) -> None:
 
 # %% ../../nbs/data/download.ipynb #dla200020
 def judge(
-    response: requests.Response,
-    source: Source,
+    response: requests.Response, source: Source,
     have: int,                  # bytes that are there, after which the rest was asked for; 0: all was
 ) -> tuple[int, int | None]:    # where the body begins, and the size of the whole file where it is said
     "What an answer brings; raises TryAgain or SourceFailed."
@@ -203,12 +201,8 @@ def _receive(response: requests.Response, part: PartialFile, most: int, patience
 
 # %% ../../nbs/data/download.ipynb #dl000024
 def attempt(
-    session: requests.Session,
-    source: Source,
-    part: PartialFile,
-    most: int,            # bytes that the file may have
-    patience: Patience,
-    bar: tqdm,
+    session: requests.Session, source: Source, part: PartialFile, most: int, # bytes that the file may have
+    patience: Patience, bar: tqdm,
 ) -> str:                 # the digest that the server names, where it does
     "Get the file, or the rest of it, into `part`; raises TryAgain or SourceFailed."
     version = part.version(source.address)
@@ -260,11 +254,9 @@ def _hold_against(path: Path, source: Source, named: str) -> str:
 
 # %% ../../nbs/data/download.ipynb #dl000028
 def download(
-    source: Source,
-    path: str | Path,               # of the finished file
+    source: Source, path: str | Path, # of the finished file
     most: int,                      # bytes that it may have
-    patience: Patience = PATIENCE,
-    progress: bool = True,          # show a bar
+    patience: Patience = PATIENCE, progress: bool = True, # show a bar
 ) -> Path:
     "A file from one source, whole and checked, or not at all; what is there of it stays for the next time. SourceFailed says why not."
     path = Path(path)
@@ -327,8 +319,7 @@ def open_archive(
 
 # %% ../../nbs/data/download.ipynb #dl000039
 def pick_members(
-    members: Iterable[Member],
-    wanted: str,            # a regular expression for the whole name
+    members: Iterable[Member], wanted: str, # a regular expression for the whole name
     most: int,              # bytes of all of them together
     archive: str | Path,    # for messages
 ) -> Iterator[tuple[str, Member]]: # the name on the disk, and the member
@@ -356,8 +347,7 @@ def _copy(member: Member, path: Path, shown: str) -> None:
 
 # %% ../../nbs/data/download.ipynb #dl000040
 def unpack(
-    archive: str | Path,
-    folder: str | Path,     # for the files, without the archive's folders
+    archive: str | Path, folder: str | Path, # for the files, without the archive's folders
     wanted: str,            # a regular expression for the whole name of a member
     most: int,              # bytes that come out at most
     progress: bool = True,

@@ -228,7 +228,7 @@ def find_features(
     ids: str | Path | None,
 ) -> FeatureRows | dict[str, FeatureRows] | None:
     "Features of all images or of each split; None where none are given, and none stand beside the captions."
-    names = dict.fromkeys(name for name in found.split if name)
+    names, chosen = dict.fromkeys(name for name in found.split if name), isinstance(features, dict)
     if features is None:
         beside = Path(found.source)
         own = split_arrays(beside, names) if beside.is_dir() else split_arrays(beside.parent, [beside.stem])
@@ -240,9 +240,9 @@ def find_features(
         own = split_arrays(Path(features), names) if Path(features).is_dir() else {}
         if not own: return feature_rows(features, ids)
         features = own
-        lost = [name for name in names if name not in features]
-        if lost: raise ValueError(f"no {lost[0]}_feat.npy and no {lost[0]}_ims.npy beside the features of the other splits; {found.source} "
-                                  f"has captions for {', '.join(names)}")
+    if lost := [name for name in names if name not in features and not chosen]:
+        raise ValueError(f"no {lost[0]}_feat.npy and no {lost[0]}_ims.npy beside the features of the other splits; {found.source} "
+                         f"has captions for {', '.join(names)}")
     if ids is not None: raise ValueError(f"{printable(ids)} cannot name the rows of several arrays: put them into one, or leave it out")
     return {name: feature_rows(path, _own_names(Path(path), name)) for name, path in features.items()}
 
@@ -298,7 +298,7 @@ def convert(
     writers, size = {}, 0
     for name, split in {name: open_split(source, name) for name in splits(source)}.items():
         blocks = with_progress(read_blocks(split.features, max_bytes), split.n_images, name, progress)
-        about = split.captions, split.image_of_caption, split.ids, split.boxes, split.mask
+        about = split.captions, split.image_of_caption, split.ids, split.boxes, split.mask, split.extractor
         writers[f"{name}.h5"] = partial(_write, blocks, about, split.source)
         size += int(np.prod(split.features.shape)) * (2 if split.features.dtype == np.float16 else 4)
     return write_together(out, writers, size)

@@ -265,12 +265,23 @@ class MessagePassing:
     prepare, floats_per_tile = _prepare, _tile_floats
 
 # %% ../../nbs/fast/camp_engine.ipynb #9b8b6ee9
+def _multiplied(model: CAMP) -> bool:
+    "Whether its layers are those that the plan multiplies by: linear, Eq. 1 without a bias, F with one and on both sides of one kind."
+    keys, fusions = model.aggregation, (model.fuse_regions, model.fuse_words)
+    scorers = [pool.scorer for pool in (model.pool_regions, model.pool_words) if pool.attention]
+    plain = [keys.project_regions, keys.project_words] if keys.attention else []
+    biased = [fusion.linear for fusion in fusions if fusion.fuse]
+    first = [next(scorer.children(), None) for scorer in scorers]
+    linear = all(type(layer) is nn.Linear for layer in plain + biased + first) and all(type(x) is nn.Sequential for x in scorers)
+    alike = len({(fusion.kind, fusion.operation, fusion.fuse) for fusion in fusions}) == 1
+    return alike and linear and all(x.bias is None for x in plain) and all(x.bias is not None for x in biased)
+
 @plan.register
 def camp_plan(model: CAMP) -> Plan:
     "Messages, fusion, pooling and matching as they are written in the chapter; the base model needs no plan."
     known = {"aggregation": MessageAggregation, "fuse_regions": GatedFusion, "fuse_words": GatedFusion,
              "pool_regions": FragmentPooling, "pool_words": FragmentPooling, "matching": Matching}
     same = all(type(getattr(model, name)) is cls for name, cls in known.items())
-    if not same or not as_written(model, CAMP, "score", "logits"): return AnyModel(model)
+    if not same or not as_written(model, CAMP, "score", "logits") or not _multiplied(model): return AnyModel(model)
     regions, words = Listener(model.fuse_regions, model.pool_regions), Listener(model.fuse_words, model.pool_words)
     return MessagePassing(model.aggregation, regions, words, model.matching, partial(form_scores, model.form))

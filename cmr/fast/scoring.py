@@ -286,7 +286,7 @@ def _evaluation(model: Matcher, images: Fragments, captions: Fragments) -> dict[
 # %% ../../nbs/fast/scoring.ipynb #f55fc5ff
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     "In what two evaluations differ. Sketches may differ by rounding."
-    def near(a, b): return len(a) == len(b) and np.allclose(a, b, rtol=0, atol=1e-4 * max(map(abs, b)))
+    def near(a, b): return len(a) == len(b) and np.allclose(a, b, rtol=1e-4, atol=1e-4 * np.median(np.abs(b)))
     def settings(x): return {key: value for key, value in x["settings"].items() if key not in RETIRED}
     def same(a, b): return a["mask"] == b["mask"] and near(a["sketch"], b["sketch"])
     differ = {"settings": settings(old) != settings(new), "weights": old["weights"] != new["weights"],

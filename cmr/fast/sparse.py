@@ -210,12 +210,14 @@ def as_written(
     cls: type,   # for which a plan was written
     *names: str, # methods that the plan computes
 ) -> bool:
-    "Whether a model has these methods as its class wrote them, and parts, encoders aside, with no forward of their own and no hook."
+    "Whether a model has these methods as its class wrote them, and parts, encoders aside, with no forward of their own, no hook, no share."
     def odd(part): return (part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part)
                            or type(part).__module__.split(".")[0] not in ("torch", "cmr"))
-    parts = [part for name, part in model.named_modules() if name and name.split(".")[0] not in ("image_encoder", "text_encoder")]
+    encoders = ("image_encoder", "text_encoder")
+    parts = [part for name, part in model.named_modules(remove_duplicate=False) if name and name.split(".")[0] not in encoders]
+    held = [id(weight) for part in parts for weight in part.parameters(recurse=False)]
     methods = all(getattr(type(model), name) is getattr(cls, name) and name not in vars(model) for name in names)
-    return methods and not any(map(odd, parts))
+    return methods and len({*held}) == len(held) and not any(map(odd, parts))
 
 # %% ../../nbs/fast/sparse.ipynb #2aaa35c0
 BLOCK = {"cpu": (2**25, 2**28), "cuda": (2**29, 2**31)} # bytes for the pairs of a block, without and with a graph: tried out

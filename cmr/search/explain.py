@@ -9,6 +9,7 @@ import base64
 import html
 import io
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -90,7 +91,7 @@ def _word(text: str, known: bool, score: float | None, lit: str) -> str:
 def _card(hit: Hit, weak: bool) -> str:
     "A hit as a card: its picture, its words, its name and score."
     picture = hit.picture()
-    height = 240 * picture.height / picture.width if picture else 240.0
+    height = min(240 * picture.height / picture.width, 720) if picture else 240.0
     seen = f'<img src="{jpeg(picture)}" alt="{html.escape(hit.name, quote=True)}">' if picture else ""
     weights = hit.words.weights or [[]] * len(hit.words.words)
     words = "".join(_word(word, known, score, _rectangles(hit.boxes, row, height) if hit.boxes and row else "")
@@ -189,7 +190,8 @@ class Seen(FromFile):
 # %% ../../nbs/search/explain.ipynb #62c9e8ef
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:
     "Size and time of each picture in a folder. ValueError where there is none."
-    return {picture.id: ((about := picture.path.stat()).st_size, about.st_mtime_ns) for picture in find_pictures(folder)[0]}
+    there = (picture for picture in find_pictures(folder)[0] if picture.path.exists())  # a link may lead nowhere
+    return {picture.id: ((about := picture.path.stat()).st_size, about.st_mtime_ns) for picture in there}
 
 def _picture(folder: Path | None, name: str) -> Image.Image | None:
     "A picture by its name; None where it isn't there or can't be read."
@@ -251,6 +253,11 @@ def pictures_gallery(
     now, name = stamps(folder), digest(wanted)[:12]
     made_path, path = index / f"{name}.h5", index / f"{fingerprint(model)}-{name}.safetensors"
     seen = path.with_suffix(".json")
+    try: open_features(made_path)
+    except FileNotFoundError: pass
+    except ValueError as problem:
+        warnings.warn(f"what was kept of these pictures is damaged, and is made anew ({printable(problem, 200)})", stacklevel=3)
+        made_path.unlink()
     if not _up_to_date(made_path, path, seen, now): _bring_up_to_date(model, folder, (made_path, path, seen), wanted, now, device, progress)
     made = open_features(made_path)
     check_fits(made, model)
@@ -386,6 +393,7 @@ class Search:
         at_least: float | None = None,         # hide answers that are less likely to be right
     ) -> Found:
         "What is found. ValueError for an empty question, one of unknown words only, or `at_least` without a calibration."
+        if top < 1 or not 0 <= (at_least or 0) <= 1: raise ValueError(f"top={top}, at_least={at_least}: 1 or more, and from 0 to 1")
         if at_least is not None and self.calibration is None:
             raise ValueError("at_least needs a calibrated model: `cmr calibrate MODEL --data DATA` makes it say how likely it is right")
         found = for_sentence(self, query, top) if isinstance(query, str) else for_picture(self, query, top)

@@ -179,7 +179,8 @@ def camp_from_released(
         raise ValueError("expected three state dicts in a list: image encoder (fc), text encoder (embed, rnn), fusion (img_key_fc, ...)")
     one_of("fusion", fusion, ("concat", "sum"))
     merged = {name: weight for state in states for name, weight in state.items()}
-    return build_released(cls, merged, CAMP_MODULES, fusion=fusion, branches=branches, output=output)
+    hidden = next((len(x) for name, x in merged.items() if name.endswith("img_key_fc.weight") and x.dim()), None) # d_h of Eq. 1
+    return build_released(cls, merged, CAMP_MODULES, fusion=fusion, branches=branches, output=output, hidden=hidden)
 
 # %% ../../nbs/shelf/released.ipynb #re000001
 class ReleasedOptions(FromFile):

@@ -62,6 +62,9 @@ class Entry:
     "One row of the table: what is trained."
     label: str
     recipe: Recipe
+    def folder(self, seed: int) -> str:
+        "The name of its run with a seed; a label may hold a path, as the value of a setting."
+        return self.label.translate({ord(mark): "_" for mark in "/\\:"}) + f"-seed{seed}"
 
 # %% ../../nbs/training/compare.ipynb #a9656f85
 def ablations(
@@ -369,7 +372,7 @@ def compare(
     data, out, results = Path(data), Path(out), []
     for entry in entries: check_parts(entry.recipe)                                                      # what can't be is said now
     open_split(data, split)
-    def act(entry: Entry, seed: int) -> dict: return train_entry(entry, seed, data, out / f"{entry.label}-seed{seed}", split, **how)
+    def act(entry: Entry, seed: int) -> dict: return train_entry(entry, seed, data, out / entry.folder(seed), split, **how)
     turns = in_turn(entries, seeds, act, how.get("progress", True))
     with hold(out):
         remove_partial_files(out)

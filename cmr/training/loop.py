@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import shlex
 import signal
 import threading
 import time
@@ -52,9 +53,7 @@ from .twins import Twins
 
 # %% ../../nbs/training/loop.ipynb #568ea65e
 def evaluate(
-    model: Matcher,
-    split: ImageCaptions,
-    vocabulary: Vocabulary,       # what the model was trained with
+    model: Matcher, split: ImageCaptions, vocabulary: Vocabulary, # what the model was trained with
     folds: int = 1,               # 5 for COCO's 5 x 1K
     max_bytes: int | None = None, # bound on the memory of a tile of scores
     progress: bool = True,        # bars where it takes long
@@ -85,8 +84,7 @@ def chance_spread(split: ImageCaptions) -> float: # in percent points
 # %% ../../nbs/training/loop.ipynb #698cf6eb
 @singledispatch
 def observe(
-    model: Matcher,
-    images: Fragments,    # (I, m, d)
+    model: Matcher, images: Fragments, # (I, m, d)
     captions: Fragments,  # (C, n, d)
     image_of_caption: np.ndarray, # (C,)
 ) -> dict[str, float]:    # by name
@@ -118,10 +116,7 @@ def interaction_share(
 
 # %% ../../nbs/training/loop.ipynb #026a6125
 def observe_some(
-    model: Matcher,
-    split: ImageCaptions,
-    vocabulary: Vocabulary,
-    count: int = 40,        # images
+    model: Matcher, split: ImageCaptions, vocabulary: Vocabulary, count: int = 40, # images
 ) -> dict[str, float]:
     "`hit_rate` and `interaction_share` of the first images with a caption each, and what `observe` finds of them with all captions."
     features, mask = split.block(0, min(count, split.n_images))
@@ -138,8 +133,7 @@ def observe_some(
 
 # %% ../../nbs/training/loop.ipynb #9360846d
 def batch_scores(
-    model: Matcher,
-    batch: Batch,          # this process's part of the joint batch
+    model: Matcher, batch: Batch, # this process's part of the joint batch
     engine: bool = True,   # as for `training_scores`
     twins: Twins | None = None, # that share batches: what is true of both is no negative
 ) -> tuple[Tensor, Tensor]: # (B, B) scores of the joint batch, float32 or wider, and which pairs are no rivals
@@ -153,8 +147,7 @@ def batch_scores(
 
 # %% ../../nbs/training/loop.ipynb #c3b2dd41
 def batch_loss(
-    run: Run,
-    batch: Batch,   # this process's part of the joint batch
+    run: Run, batch: Batch, # this process's part of the joint batch
 ) -> Tensor:        # () summed over the joint batch, as in Eq. 13
     "The loss, with all rivals while the training warms up. ValueError where scores are no numbers."
     try:
@@ -165,8 +158,7 @@ def batch_loss(
 
 # %% ../../nbs/training/loop.ipynb #221cd557
 def train_step(
-    run: Run,
-    group: Sequence[Batch], # this process's part of each joint batch
+    run: Run, group: Sequence[Batch], # this process's part of each joint batch
 ) -> float:                 # the loss, summed over the group
     "Forward, loss and backward for each batch, then clip and update. ValueError, and the old weights, where loss or gradient is no number."
     run.optimiser.zero_grad()
@@ -210,8 +202,7 @@ class Interrupt:
 
 # %% ../../nbs/training/loop.ipynb #a23e296b
 def agreed_batches(
-    run: Run,
-    loader,                  # of this process's parts of the joint batches
+    run: Run, loader, # of this process's parts of the joint batches
     interrupt: Interrupt,
 ) -> Iterator[Batch | None]: # None for a joint batch that shows one image only: it has no negatives
     "One's parts of the joint batches, while all processes have theirs and none asks to stop."
@@ -231,8 +222,7 @@ def agreed_batches(
 
 # %% ../../nbs/training/loop.ipynb #bb5e047d
 def groups(
-    source: Iterator[Batch | None],
-    size: int,     # batches for one step
+    source: Iterator[Batch | None], size: int, # batches for one step
     last: int,     # batches that there are: the last group may be smaller
 ) -> Iterator[list[Batch | None]]:
     "The batches of each optimiser step. Nothing is computed before a group is complete; one that was interrupted is read again."
@@ -252,9 +242,7 @@ def tell(run: Run, event: str, *about) -> None:
 
 # %% ../../nbs/training/loop.ipynb #7c5574e7
 def look_on_dev(
-    run: Run,
-    bar: tqdm,
-    writer: Any,  # a `Board`, in the main process
+    run: Run, bar: tqdm, writer: Any, # a `Board`, in the main process
 ) -> None:
     "Evaluate between two steps of an epoch: a line, and a point for TensorBoard. It changes nothing."
     if not run.main: return
@@ -265,10 +253,7 @@ def look_on_dev(
 
 # %% ../../nbs/training/loop.ipynb #1d8225ef
 def train_epoch(
-    run: Run,
-    bar: tqdm,
-    interrupt: Interrupt,
-    writer: Any,                  # a `Board`, in the main process
+    run: Run, bar: tqdm, interrupt: Interrupt, writer: Any, # a `Board`, in the main process
     max_steps: int | None = None, # stop there, inside the epoch
     workers: int | None = None,   # processes that read ahead
 ) -> bool:                        # True: the epoch is complete
@@ -325,9 +310,7 @@ def say_epoch(run: Run, bar: tqdm, better: bool) -> None:
 
 # %% ../../nbs/training/loop.ipynb #e1aa0023
 def end_epoch(
-    run: Run,
-    bar: tqdm,
-    writer: Any,  # a `Board`, in the main process
+    run: Run, bar: tqdm, writer: Any, # a `Board`, in the main process
 ) -> None:
     "Evaluate on dev, keep the best model, note the metrics; the checkpoint first, the other files after it."
     at, clock, found = run.at, time.monotonic(), {}
@@ -419,8 +402,7 @@ class Board:
 
 # %% ../../nbs/training/loop.ipynb #e1aa0022
 def run_epochs(
-    run: Run,
-    max_steps: int | None = None, # as for `train`
+    run: Run, max_steps: int | None = None, # as for `train`
     workers: int | None = None,   # as for `train`
 ) -> str:                         # what ended the run
     "Epoch after epoch until something ends the run. `Stopped`, after a checkpoint, where somebody asks it to stop."
@@ -436,7 +418,8 @@ def run_epochs(
             if train_epoch(run, bar, interrupt, writer, max_steps, workers): end_epoch(run, bar, writer)
             else: write_checkpoint(run)
             if asked := int(all_reduce_max([interrupt.asked], run.device)[0]):
-                raise Stopped(f"stopped at step {at.step}, all saved; go on with: cmr train --out {whole_run(run.out)} --resume", asked)
+                again = shlex.join(["cmr", "train", "--out", str(whole_run(run.out)), "--resume"])
+                raise Stopped(f"stopped at step {at.step}, all saved; go on with: {again}", asked)
     return why
 
 # %% ../../nbs/training/loop.ipynb #dca7d3bf
@@ -460,9 +443,7 @@ def write_metrics(
 
 # %% ../../nbs/training/loop.ipynb #a33c5050
 def draw_loss(
-    axes: Any,
-    rows: list[dict],
-    level: float | None,  # the loss of a pair where all scores are equal
+    axes: Any, rows: list[dict], level: float | None, # the loss of a pair where all scores are equal
 ) -> None:
     "The training loss by epoch, on a logarithmic scale where it falls far."
     losses = [row["loss"] for row in rows]
@@ -504,8 +485,7 @@ def curves(
 
 # %% ../../nbs/training/loop.ipynb #4d0b8435
 def summary(
-    run: Run,
-    stopped: str,  # what ended it
+    run: Run, stopped: str, # what ended it
 ) -> dict:
     "What came out, in a dict that json can hold."
     at = run.at
@@ -518,12 +498,7 @@ def summary(
 
 # %% ../../nbs/training/loop.ipynb #16c9e7c3
 def train_stage(
-    recipe: Recipe,
-    data_folder: str | Path,
-    out: Path,
-    resume: bool,
-    max_steps: int | None,
-    workers: int | None,
+    recipe: Recipe, data_folder: str | Path, out: Path, resume: bool, max_steps: int | None, workers: int | None,
     **how,         # device, precision, progress, engine, callbacks
 ) -> dict:         # as for `train`
     "One recipe, without what it comes after."
@@ -559,14 +534,13 @@ def check_stages(stages: list[tuple[Recipe, Path]], resume: bool) -> int: # numb
     return max((n for n, there in enumerate(begun) if there), default=0)
 
 def train(
-    recipe: Recipe,
-    data_folder: str | Path,      # with the splits train and dev
+    recipe: Recipe, data_folder: str | Path, # with the splits train and dev
     out_folder: str | Path,       # gets best/, last/, metrics.csv, curves.png, recipe.json, tensorboard/; before/ for an earlier stage
     resume: bool = False,         # go on from last/training.pt
     device: str | None = None,    # "cpu" or "cuda"; None: the GPU if there is one
     precision: str | None = None, # "fp32", "tf32" or "bf16"; None: accelerate's configuration, the run's that goes on, or fp32
     progress: bool = True,        # bar and a line an epoch
-    max_steps: int | None = None, # stop after so many steps, with a checkpoint and a look at dev
+    max_steps: int | None = None, # stop after so many steps of all stages, with a checkpoint and a look at dev
     workers: int | None = None,   # processes that read ahead; None: `reading_ahead` says how many
     engine: bool = True,          # score by a plan, with the sparse backward pass; False: as the model is written
     callbacks: Sequence | object = (), # one or more objects that hear of steps and epochs: `track.Callback` says of what
@@ -584,9 +558,11 @@ def train(
     with hold(out, where):
         first, speaks = check_stages(stages, resume), not rank_and_world_size()[0]  # another training may just have ended
         if len(stages) > 1 and not resume and speaks: write_recipe(recipe, data_folder, out)
+        done = sum(read_checkpoint(folder / "last" / "training.pt")["standing"]["step"] for _, folder in stages[:first]) if max_steps else 0
         for n, (stage, folder) in list(enumerate(stages))[first:]:
             if progress and len(stages) > 1 and speaks: tqdm.write(f"stage {n + 1} of {len(stages)}: {stage.name}")
-            result = train_stage(stage, data_folder, folder, (folder / "last" / "training.pt").is_file(), max_steps, workers,
-                                 device=device, precision=precision, progress=progress, engine=engine, callbacks=callbacks)
-            if max_steps and result["stopped"].startswith("max_steps"): break
+            result = train_stage(stage, data_folder, folder, (folder / "last" / "training.pt").is_file(), max_steps and max_steps - done,
+                                 workers, device=device, precision=precision, progress=progress, engine=engine, callbacks=callbacks)
+            done += result["step"]
+            if max_steps and done >= max_steps: return {**result, "stopped": f"max_steps={max_steps} reached"}
     return result

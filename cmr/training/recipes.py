@@ -33,7 +33,7 @@ __all__ = ['LARGEST', 'OPTIMISERS', 'SCHEDULES', 'MOST_STEPS', 'WIDEST', 'FULL',
            'check_arguments', 'build', 'loss_settings', 'loss_for', 'resolve', 'that_learns', 'base_first', 'in_stages',
            'in_one_stage', 'for_model', 'for_few', 'read_value', 'fitted', 'small_model', 'default_loss', 'owner_of',
            'unknown_settings', 'change', 'from_older', 'write_recipe', 'learned_captions', 'recipe_from', 'check_parts',
-           'read_recipe', 'config_content', 'read_config']
+           'named_from', 'read_recipe', 'config_content', 'read_config']
 
 # %% ../../nbs/training/recipes.ipynb #9f4a5824
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ def check_recipe(recipe: Recipe) -> None:
         if not fine: raise ValueError(f"recipe {printable(recipe.name, 60)!r}: {message}")
     try: check_values(vars(recipe), typing.get_type_hints(Recipe))
     except ValueError as problem: need(False, problem)
+    need(not {*recipe.name} & {*"/\\:"} and recipe.name.strip(". "), "its name becomes a folder's: letters, digits, dots and dashes")
     need(recipe.batch_size >= 2, f"batch_size={recipe.batch_size}: a batch of one has no negatives; use 2 or more")
     for key, known in (("negatives", ("hardest", "all", None)), ("optimiser", tuple(OPTIMISERS)), ("schedule", SCHEDULES)):
         words = " or ".join(f'"{word}"' for word in known if word)
@@ -121,6 +122,7 @@ def check_recipe(recipe: Recipe) -> None:
         need(getattr(recipe, key) is None or getattr(recipe, key) > 0, f"{key}={getattr(recipe, key)} must be above 0")
     for key in ("clip", "warmup_steps", "save_every", "seed", "weight_decay"):
         need(getattr(recipe, key) is None or getattr(recipe, key) >= 0, f"{key}={getattr(recipe, key)} must not be negative")
+    need(all(isinstance(part, str) for part in recipe.frozen), f"frozen={recipe.frozen}: names of the model's parts are expected")
     need(recipe.standardise in (True, False, "common"), f'standardise={recipe.standardise!r}: choose true, false or "common"')
     for key in ("word_dropout", "region_dropout"):
         need(0 <= getattr(recipe, key) < 1, f"{key}={getattr(recipe, key)}: a share from 0 to below 1 is expected")
@@ -454,6 +456,14 @@ def check_parts(recipe: Recipe) -> None:
         warnings.simplefilter("ignore")
         loss_for(small_model(recipe), recipe)
 
+def named_from(
+    data: str, # a data folder, as it was named where a training began
+    out: Path, # folder of the run
+) -> Path:
+    "That folder from here, or from one of the three above the run; as it was named, where it is at none of them."
+    above = [folder / data for folder in list(out.resolve().parents)[:3]]
+    return next(filter(os.path.exists, [Path(data), *above]), Path(data))
+
 def read_recipe(
     out: str | Path,           # folder of a run
 ) -> tuple[Recipe, Path]:      # and the data folder it was used on; one that was named from where it began is also looked for above the run
@@ -466,8 +476,7 @@ def read_recipe(
     recipe = recipe_from(content, path)
     try: check_parts(recipe)
     except (ValueError, TypeError) as problem: raise ValueError(f"{path}: {printable(problem, 300)}: {INSTEAD}") from problem
-    above = [folder / data for folder in list(Path(out).resolve().parents)[:3]]
-    where = next(filter(os.path.exists, [Path(data), *above]), Path(data))
+    where = named_from(data, path.parent)
     if captions and learned_captions(where) not in ("", captions):
         warnings.warn(f"{where} was filled anew since {path.parent} was trained, on other captions: some may be known", stacklevel=2)
     return recipe, where
@@ -488,6 +497,8 @@ def read_config(
     FileNotFoundError or ValueError names the file and the setting."""
     path, content = Path(path), config_content(path)
     content = {{"model": "matcher"}.get(key, key): value for key, value in content.items() if key not in ("data", "captions")}
+    for key, kind in (("recipe", str), ("matcher", str), ("args", dict), ("loss_args", dict)):
+        if not isinstance(content.get(key, kind()), kind): raise ValueError(f"{printable(path)}: {key} is no {kind.__name__}")
     base = content.pop("recipe", None)
     try:
         usual = {"name": path.stem, **{key: getattr(Recipe("x"), key) for key in NEEDED[1:]}}

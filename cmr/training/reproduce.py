@@ -143,7 +143,7 @@ def one_run(
     **how,                     # as for `train`
 ) -> dict:
     "What is kept of one row and seed: read, or trained and written. ValueError where it was made by another recipe, or is damaged."
-    file, folder = out / f"{entry.label}-seed{seed}.json", runs / f"{entry.label}-seed{seed}"
+    file, folder = out / f"{entry.folder(seed)}.json", runs / entry.folder(seed)
     wanted = {**run_of(entry, seed, data, "test", how.get("precision")), "data": out.name}
     found = read_result(file, wanted, Kept, REMEDY) if os.path.lexists(file) else {}
     if found and (not words or found.get("words")): return found

@@ -47,7 +47,7 @@ BUGS = {
                     ("scores.masked_fill(same, -torch.inf)", "scores", "the pair itself among its rivals"), ("masked_fill(same, -torch.inf)", "masked_fill(same, 0)", "zero for minus infinity"),
                     ("margin - right +", "margin + right -", "sign"), (".clamp(min=0).sum()", ".sum()", "no hinge"), (".amax(0)", ".amax(1)", "wrong axis")],
         "Triplet": [("all_rivals / (len(scores) - 1)", "all_rivals / len(scores)", "off by one"), ("sigmoid()", "exp()", "no probability"), ("0 <= self.margin", "-1 <= self.margin", "a negative margin")],
-        "matching_bce": [("2 * softplus(-logits", "softplus(-logits", "the right pair once"), ("softplus(-logits", "softplus(logits", "sign"), ("masked_fill(same, 0)", "masked_fill(same, 9)", "the pair itself"),
+        "matching_bce": [("-2 * logsigmoid(logits", "-logsigmoid(logits", "the right pair once"), ("-2 * logsigmoid(logits", "-2 * logsigmoid(-logits", "sign"), ("masked_fill(same, 0)", "masked_fill(same, 9)", "the pair itself"),
                          ("wrong.amax(1), wrong.amax(0)", "wrong.amin(1), wrong.amin(0)", "the easiest rival")],
         "MatchingBCE": [('matching_bce(scores, "all", same_image)', 'matching_bce(scores, "hardest", same_image)', "warm-up with the hardest"), ("4 * math.log(2)", "2 * math.log(2)", "two probabilities")],
         "InfoNCE": [("z.logsumexp(0) + z.logsumexp(1)", "2 * z.logsumexp(1)", "one direction twice"), ("/ self.temperature", "* self.temperature", "the wrong way round")],

@@ -21,7 +21,9 @@ WRONG = {
         # a finite gradient, and another value
         "def safe_sqrt(s): return (s + 1e-4).sqrt()",
         # the right value at 0 and a gradient of a million
-        "def safe_sqrt(s): return (s + 1e-12).sqrt() - 1e-6"],
+        "def safe_sqrt(s): return (s + 1e-12).sqrt() - 1e-6",
+        # the right gradient at 0, and nearly the right value
+        "def safe_sqrt(s): return s.clamp(min=1e-12).sqrt()"],
     "positive_columns": [
         # rows
         "def positive_columns(z): return l2_normalize(z.relu())",

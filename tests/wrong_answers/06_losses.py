@@ -34,11 +34,11 @@ WRONG = {
         # as printed
         """def matching_bce(logits):
     rivals = logits.masked_fill(torch.eye(len(logits), dtype=torch.bool), -torch.inf)
-    return (-2 * softplus(-logits.diag()) - softplus(rivals.amax(1)) - softplus(rivals.amax(0))).sum()""",
+    return (2 * logsigmoid(logits.diag()) + logsigmoid(-rivals.amax(1)) + logsigmoid(-rivals.amax(0))).sum()""",
         # the easiest rival
         """def matching_bce(logits):
-    wrong = softplus(logits).masked_fill(torch.eye(len(logits), dtype=torch.bool), torch.inf)
-    return 2 * softplus(-logits.diag()).sum() + wrong.amin(1).sum() + wrong.amin(0).sum()""",
+    wrong = (-logsigmoid(-logits)).masked_fill(torch.eye(len(logits), dtype=torch.bool), torch.inf)
+    return -2 * logsigmoid(logits.diag()).sum() + wrong.amin(1).sum() + wrong.amin(0).sum()""",
         # from a clamped probability
         """def matching_bce(logits):
     m = logits.sigmoid().clamp(1e-6, 1 - 1e-6)
@@ -46,8 +46,8 @@ WRONG = {
     return -2 * m.diag().log().sum() + wrong.amax(1).sum() + wrong.amax(0).sum()""",
         # the right pair once
         """def matching_bce(logits):
-    wrong = softplus(logits).masked_fill(torch.eye(len(logits), dtype=torch.bool), 0)
-    return softplus(-logits.diag()).sum() + wrong.amax(1).sum() + wrong.amax(0).sum()"""],
+    wrong = (-logsigmoid(-logits)).masked_fill(torch.eye(len(logits), dtype=torch.bool), 0)
+    return -logsigmoid(logits.diag()).sum() + wrong.amax(1).sum() + wrong.amax(0).sum()"""],
     "SoftTriplet": [
         # the pair itself in the sum
         """@dataclass(frozen=True)

@@ -5,6 +5,7 @@ WRONG = {
                 "def sharpen(z, query_mask): return l2_normalize(z.relu(), dim=-2)",                                # padding takes part
                 "def sharpen(z, query_mask): return l2_normalize((z * query_mask[..., None]).relu(), dim=1)",       # captions compete
                 "def sharpen(z, query_mask): return l2_normalize(z.relu(), dim=-2) * query_mask[..., None]",        # masked too late
+                "def sharpen(z, query_mask): return l2_normalize(z * query_mask[..., None], dim=-2).relu()",        # negatives count in the length
                 "def sharpen(z, query_mask):\n    z = (z * query_mask[..., None]).relu()\n    return z / z.norm(dim=-2, keepdim=True)"],
     "attend": ["""def attend(query, response, query_mask, response_mask, inverse_temperature=9.0):
     weights = (inverse_temperature * sharpen(similarities(query, response), query_mask)).softmax(-1)

@@ -8,5 +8,9 @@ WRONG = {
     "say_none_below": ["def say_none_below(having, lacking): return float((having.mean() + lacking.mean()) / 2)",
                        """def say_none_below(having, lacking):
     def right(t): return (having >= t).sum() + (lacking < t).sum()
-    return float(max(sorted([*having, *lacking]), key=right))"""],
+    return float(max(sorted([*having, *lacking]), key=right))""",
+                       # not the lowest of those that are equally good
+                       """def say_none_below(having, lacking):
+    def right(t): return (having >= t).mean() + (lacking < t).mean()
+    return float(max([*having, *lacking], key=right))"""],
 }
