@@ -65,6 +65,15 @@ def test_a_model_of_ones_own_is_pushed(run, tmp_path, monkeypatch):
     assert found.exit_code in (0, 2) and "unknown model" not in found.output, found.output
 
 
+def test_data_without_a_test_split_is_reported_on_dev(run, tmp_path):
+    shutil.copytree(run.parent / "world", tmp_path / "world")
+    for path in (tmp_path / "world").glob("test*"): path.unlink()
+    found = said(run, "--to", tmp_path / "card", "--data", tmp_path / "world", "--device", "cpu")
+    assert found.exit_code == 0 and "world, split dev" in (tmp_path / "card/README.md").read_text()
+    table = CliRunner().invoke(app, ["compare", "vse", "--data", str(tmp_path / "world"), "--epochs", "1", "--embed-dim", "8", "--out", str(tmp_path / "out"), "--device", "cpu"])
+    assert table.exit_code == 0 and "world, split dev" in table.output, table.output
+
+
 def test_sent(run, monkeypatch):
     "push_to_hub gets the whole folder, the card in it."
     from huggingface_hub import HfApi

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from cmr.cli.app import Device, Imports, PathOption, Seeds, Settings, app, read_seeds, read_settings
-from cmr.cli.data import pick_data
+from cmr.cli.data import data_of, pick_data
 from cmr.cli.train import pick_recipe, suited, with_options
 
 Data = Annotated[Path | None, PathOption(help="Data folder with train, dev and test. Default: data/scenes.")]
@@ -20,15 +20,15 @@ Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the trainin
 Width = Annotated[int | None, typer.Option(min=1, help="Width of the common space.")]
 AnyRecipe = Annotated[str | None, typer.Option("--recipe", "--config", help="As for cmr train. Default: what fits the data.")]
 Out = Annotated[Path, PathOption(help="Folder for the runs and the table.")]
-Split = Annotated[str, typer.Option(help="The split that is reported.")]
+Split = Annotated[str | None, typer.Option(help="The split that is reported. Default: test, or dev where there is no test.")]
 
 
-def run_table(rows: Callable, settings: dict, data: Path, out: Path, seeds: str, split: str, device: str | None, recipe: str | None,
+def run_table(rows: Callable, settings: dict, data: Path, out: Path, seeds: str, split: str | None, device: str | None, recipe: str | None,
               epochs: int | None) -> None:
     "Train everything, each value of a setting by itself, and print the table."
     from cmr.training import compare, make_accelerator
     from cmr.training.loop import Stopped
-    numbers, entries = read_seeds(seeds), compare.sweep(rows, settings)
+    numbers, entries, split = read_seeds(seeds), compare.sweep(rows, settings), data_of(out, data, split)[1]
     fitting = suited([entry.recipe for entry in entries], data, recipe, {"epochs": epochs, **settings})
     entries = [replace(entry, recipe=one) for entry, one in zip(entries, fitting)]
     try: results = compare.compare(entries, data, out, numbers, split, device=make_accelerator(device).device.type)
@@ -41,7 +41,7 @@ def run_table(rows: Callable, settings: dict, data: Path, out: Path, seeds: str,
 def compare_command(
     models: Annotated[list[str] | None, typer.Argument(help="Models, such as vse scan camp. Default: the package's ten.")] = None,
     data: Data = None, recipe: AnyRecipe = None, seeds: Seeds = "0", epochs: Epochs = None, embed_dim: Width = None,
-    settings: Settings = None, imports: Imports = None, out: Out = Path("runs/compare"), split: Split = "test", device: Device = None,
+    settings: Settings = None, imports: Imports = None, out: Out = Path("runs/compare"), split: Split = None, device: Device = None,
 ):
     """Train several models with one budget and the same seeds, and draw the table: recall, twins, parameters, time.
 
@@ -69,7 +69,7 @@ def ablate_command(
     rows: Annotated[list[str] | None, typer.Option(help="A row of the table; a+b takes two together. Can be given several times. "
                                                       "Default: all twelve.")] = None,
     recipe: AnyRecipe = None, seeds: Seeds = "0", epochs: Epochs = None, embed_dim: Width = None, settings: Settings = None,
-    imports: Imports = None, out: Out = Path("runs/ablate-camp"), split: Split = "test", device: Device = None,
+    imports: Imports = None, out: Out = Path("runs/ablate-camp"), split: Split = None, device: Device = None,
 ):
     """Train rows of CAMP's Table 3 with one budget and the same seeds, and draw the table.
 

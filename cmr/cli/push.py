@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from cmr.cli.app import Device, Imports, PathArgument, PathOption, app
+from cmr.cli.data import data_of
 
 
 @app.command("push")
@@ -17,7 +18,7 @@ def push_command(
     name: Annotated[str | None, typer.Argument(help="owner/name on the hub.")] = None,
     to: Annotated[Path | None, PathOption(help="Write what would be sent to this folder instead, and send nothing.")] = None,
     data: Annotated[Path | None, PathOption(help="Data folder to evaluate on. Default: the one the run was trained on.")] = None,
-    split: Annotated[str, typer.Option(help="The split whose recalls the card shows.")] = "test",
+    split: Annotated[str | None, typer.Option(help="The card's split. Default: test, or dev where there is no test.")] = None,
     about: Annotated[str | None, typer.Option(help="What it learned from, in words. Default: the data folder's name.")] = None,
     licence: Annotated[str, typer.Option(help="Licence of the weights, as the hub names it, such as apache-2.0.")] = "other",
     private: Annotated[bool, typer.Option("--private", help="Only you can see it.")] = False, imports: Imports = None,
@@ -42,7 +43,7 @@ def push_command(
     from cmr.data import open_split
     from cmr.training import evaluate, make_accelerator, read_recipe
     recipe, recorded = read_recipe(run)
-    where = data or recorded
+    where, split = data_of(run, data or recorded, split)
     model, vocabulary = load(run)
     report, _ = evaluate(model.to(make_accelerator(device).device), open_split(where, split), vocabulary)
     def said(recipe): return {key: said(value) if key == "after" else value for key, value in recipe.items()
