@@ -16,6 +16,7 @@ import sys
 import unicodedata
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -636,7 +637,9 @@ def write_tensors(
     path: str | Path, tensors: dict[str, Tensor], about: dict[str, str] | None = None, # what the file says about itself
 ) -> None:
     "Write a safetensors file whole or not at all; the same tensors and texts give the same bytes."
-    state = {name: x.detach().to("cpu", copy=True).contiguous() for name, x in sorted(tensors.items())}  # two may share their memory
+    state = {name: x.detach().cpu().contiguous() for name, x in sorted(tensors.items())}
+    held = Counter(x.untyped_storage().data_ptr() for x in state.values())
+    state = {name: x.clone() if held[x.untyped_storage().data_ptr()] > 1 else x for name, x in state.items()}  # none may share
     check_room(path, sum(x.numel() * x.element_size() for x in state.values()))
     if about and len(about) > 1: about = {"about": json.dumps(about, sort_keys=True)}  # the library leaves the order of several to chance
     path = Path(path)

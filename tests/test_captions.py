@@ -92,11 +92,14 @@ def test_splits_without_features_are_not_dropped(tmp_path):
         put(folder / f"{split}_caps.txt", "a dog\na cat\n"), put(folder / f"{split}_ids.txt", f"{split}1\n{split}2\n")
     np.save(folder / "train_ims.npy", np.ones((2, 2, 2), np.float32) * np.arange(1, 3)[:, None, None])
     assert "no dev_feat.npy and no dev_ims.npy" in refused("import", "captions", folder, tmp_path / "out") and not (tmp_path / "out").exists()
+    call("import", "captions", folder, tmp_path / "out", "--drop-missing")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["train.h5"]
 
 
 def test_a_next_line_within_a_caption_is_a_part_of_it(tmp_path):
     text = "1.jpg#0\ta dog\x85runs\r\n1.jpg#1\ta\u2028dog\r\n"
     assert gather_captions(put(tmp_path / "c.token", text)).captions == ["a dog runs", "a dog"]
+    assert gather_captions(put(tmp_path / "c.token", "1.jpg#0\ta dog\r1.jpg#1\ta cat\r")).captions == ["a dog", "a cat"]
 
 
 def test_one_row_of_kaggles_flickr30k_lacks_its_second_bar(tmp_path):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,6 +25,7 @@ from cmr.data import Vocabulary, open_split
 from cmr.encoders import Fragments
 from cmr.fast import AnyModel, plan, score_all, training_scores
 from cmr.fast.scoring import evaluating
+from cmr.files import write_tensors
 from cmr.fusion import GatedFusion
 from cmr.losses import matching_bce, triplet
 from cmr.matcher import MODELS, VSE, Matcher
@@ -32,7 +34,7 @@ from cmr.search import Search
 from cmr.search.explain import notes_of
 from cmr.shelf.released import CAMP_MODULES, rename
 from cmr.training import Recipe, for_model, model_arguments, read_recipe, train
-from cmr.training.compare import Entry, models, sweep
+from cmr.training.compare import models, sweep
 from cmr.training.loop import Stopped
 from cmr.training.recipes import read_config, small_model
 
@@ -62,12 +64,14 @@ def scalar_words(model): model.fuse_words = GatedFusion(8, "scalar").double()
 def scalar_regions(model): model.fuse_regions.kind = "scalar"
 def no_bias(model): model.fuse_words.linear = nn.Linear(8, 8, bias=False).double()
 def deep_fusion(model): model.fuse_words.linear = nn.Sequential(nn.Linear(8, 8), nn.Tanh()).double()
+def gates_open(model): model.fuse_words.gates = lambda x, y: torch.ones_like(x)
+def backward_hook(model): model.fuse_words.register_full_backward_hook(lambda part, given, got: tuple(g if g is None else 2 * g for g in given))
 def dropped(model): model.pool_words.scorer = nn.Sequential(nn.Dropout(0.), *model.pool_words.scorer)
 
 
 CHANGES = [("imram", hook), ("imram", patched), ("camp", layer), ("imram", as_it_was), ("camp", as_it_was),
            *(("imram", change) for change in (one_block, one_layer, gate_is_linear)),
-           *(("camp", change) for change in (one_fusion, one_key, one_pool, biased_keys, scalar_words, scalar_regions, no_bias, deep_fusion, dropped))]
+           *(("camp", change) for change in (one_fusion, one_key, one_pool, biased_keys, scalar_words, scalar_regions, no_bias, deep_fusion, gates_open, backward_hook, dropped))]
 
 
 @pytest.mark.parametrize("name, change", CHANGES)
@@ -364,13 +368,26 @@ def test_weights_that_go_by_two_names_are_saved_and_are_one_again(tmp_path, worl
 
 
 def test_names_from_files_are_no_paths(tmp_path, world, monkeypatch):
+    "Where a name would become a folder; with --out it is a name and nothing else, and a run that has it is read."
     monkeypatch.chdir(tmp_path)
     for name in ("../evil", "/tmp/evil", "a\\\\b", "..", "", "c:x"):
         (tmp_path / "r.toml").write_text(f'recipe = "scenes"\nname = "{name}"\n')
-        assert "becomes a folder's" in call("train", "--config", "r.toml", "--data", world, "--max-steps", 1, code=2), name
+        assert "say with --out where" in call("train", "--config", "r.toml", "--data", world, "--max-steps", 1, code=2), name
     assert not (tmp_path / "runs").exists()
-    row = Entry("vse-vocabulary=../../v.json", RECIPE)
-    assert row.folder(3) == "vse-vocabulary=.._.._v.json-seed3" and row.folder(3) != Entry("vse-vocabulary=../../w.json", RECIPE).folder(3)
+    call("train", "--config", "r.toml", "--data", world, "--max-steps", 1, "--embed-dim", 8, "--out", "own")
+    assert read_recipe(tmp_path / "own")[0].name == "c:x"
+
+
+def test_a_sweep_over_files_has_a_folder_for_each_row(tmp_path, world):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        Vocabulary(["a", "red", "dog", "cat", "runs", f"{folder}{folder}"]).save(tmp_path / folder / "v.json")
+    data = tmp_path / "world"
+    shutil.copytree(world, data)
+    values = f"{tmp_path}/a/v.json,{tmp_path}/b/v.json"
+    call("compare", "vse", "--data", data, "--epochs", 1, "--embed-dim", 8, "--set", f"vocabulary={values}", "--out", tmp_path / "out", "--device", "cpu")
+    runs = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
+    assert len(runs) == 2 and all("%2F" in name and name.endswith("v.json-seed0") for name in runs), runs
 
 
 @pytest.mark.parametrize("line, message", [("model = 3", "matcher is no str"), ("model = []", "matcher is no str"), ("args = 3", "args is no dict"),
@@ -390,6 +407,9 @@ def test_a_recipes_file_finds_its_data_from_another_folder(tmp_path, world, monk
     call("train", "--data", "few", "--out", "runs/c1", "--max-steps", 1, *QUICK)
     (tmp_path / "sub").mkdir()
     monkeypatch.chdir(tmp_path / "sub")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/r.toml").write_text('recipe = "scenes"\ndata = "few"\n')                # one's own file: from here, as it was typed
+    assert "no data folder at few" in call("train", "--config", "../own/r.toml", "--out", "y", "--max-steps", 1, code=2)
     said = call("train", "--config", "../runs/c1/recipe.json", "--out", "x", "--max-steps", 1, "--device", "cpu")
     assert "max_steps=1 reached" in said and read_recipe(tmp_path / "sub/x")[1].resolve() == (tmp_path / "few").resolve()
 
@@ -405,7 +425,9 @@ def test_max_steps_counts_the_stages_together(tmp_path, world):
     assert (again["step"], again["stopped"]) == (2, f"max_steps={size + 2} reached")
     first_only = train(recipe, world, tmp_path / "first", device="cpu", progress=False, max_steps=size)
     assert first_only["stopped"] == f"max_steps={size} reached" and not (tmp_path / "first/last").exists()
+    assert train(recipe, world, tmp_path / "short", resume=True, device="cpu", progress=False, max_steps=size)["step"] == 2   # nothing more
     assert train(recipe, world, tmp_path / "first", resume=True, device="cpu", progress=False)["stopped"] == whole["stopped"]
+    assert train(first, world, tmp_path / "whole/before", resume=True, device="cpu", progress=False, max_steps=1)["stopped"] == whole["stopped"]
 
 
 def test_an_ablation_is_not_taken_back_unsaid(tmp_path, world):
@@ -457,3 +479,13 @@ def test_the_width_of_camps_keys_is_read_from_released_weights():
     assert found.config["hidden"] == 4
     tokens, lengths, features = torch.tensor([[4, 5, 6], [7, 8, 0]]), torch.tensor([3, 2]), torch.randn(2, 3, 5, dtype=torch.float64)
     with torch.no_grad(): assert (found(features, tokens, lengths) - model(features, tokens, lengths)).abs().max() < 1e-12
+
+
+def test_only_tensors_that_share_memory_are_copied(tmp_path, monkeypatch):
+    "A gallery is mapped from a file, so that it need not fit into memory."
+    x, seen = torch.zeros(4, 3), {}
+    monkeypatch.setattr("safetensors.torch.save_file", lambda state, path, about: (seen.update(state), Path(path).write_bytes(b"x")))
+    write_tensors(tmp_path / "t.safetensors", {"a": x, "b": torch.ones(2), "c": x[:2]})
+    assert seen["b"].data_ptr() != 0 and seen["a"].data_ptr() != seen["c"].data_ptr()
+    write_tensors(tmp_path / "t.safetensors", {"a": x})
+    assert seen["a"].data_ptr() == x.data_ptr()

@@ -28,7 +28,7 @@ def named_data(data: Path | None, recipe: str | None) -> Path | None:
     from cmr.training.recipes import config_content, named_from
     found = config_content(recipe).get("data")
     if found is not None and not (isinstance(found, str) and found): raise ValueError(f"{recipe}: data={found!r} names no folder")
-    return found and named_from(found, Path(recipe).parent)
+    return found and (named_from(found, Path(recipe).parent) if Path(recipe).name == "recipe.json" else Path(found))
 
 
 def pick_data(data: Path | None, recipe: str | None = None) -> Path:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cmr.cli.app import Device, Imports, PathArgument, PathOption, app
+from cmr.cli.app import Device, Imports, PathArgument, PathOption, app, typed
 from cmr.cli.data import data_of
 
 
@@ -35,8 +35,9 @@ def push_command(
     if bool(name) == bool(to): raise ValueError("say owner/name to send the model to, or --to FOLDER to look at it first")
     if name and name.count("/") != 1: raise ValueError(f"{name}: the hub's names are owner/name")
     from cmr.saving import FILES, hub_card, load
-    if to and os.path.lexists(to) and not (to.is_dir() and {path.name for path in to.iterdir()} in (set(), {"README.md", *FILES})):
-        raise ValueError(f"--to {to} holds other things than a model to send: name a new folder")
+    there = {name for name in os.listdir(to) if name[0] != "."} if to and to.is_dir() else {""} if to and os.path.lexists(to) else set()
+    if there not in (set(), {"README.md", *FILES}):
+        raise ValueError(f"--to {to} is not empty, and holds no model that was written here: name a new folder")
     if not (run / "recipe.json").is_file(): raise FileNotFoundError(f"no recipe.json in {run}: give the folder that cmr train made")
     from dataclasses import asdict
 
@@ -55,7 +56,7 @@ def push_command(
         to.mkdir(parents=True, exist_ok=True)
         (to / "README.md").unlink(missing_ok=True)
         model.save_pretrained(to, model_card_kwargs=told)
-        typer.echo(f"{to}: README.md, config.json, model.safetensors and vocab.json, as `cmr push {run} OWNER/NAME` would send them")
+        typer.echo(f"{to}: README.md, config.json, model.safetensors and vocab.json, as `cmr push {typed(run)} OWNER/NAME` would send them")
         return
     try:
         hub_card(model, **told).validate()

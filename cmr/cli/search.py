@@ -14,7 +14,7 @@ from cmr.cli.evaluate import load_model
 
 if TYPE_CHECKING: from cmr.search.explain import Found, Search
 
-PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp")  # what a figure can be
+PICTURES = ("", ".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp", ".eps", ".tif", ".tiff")  # what a figure can be; without an ending, .png
 
 
 def pick_query(
@@ -72,7 +72,7 @@ def open_finder(model: Path, place: Path | None, data: Path | None, split: str |
     place, own = own_split(*data_of(folder, place or data, split))
     if split not in (None, own): raise ValueError(f"--split {split}, and the place is the file of the split {own}: name one of them")
     if place.exists() and not is_data(place) and for_data:
-        raise ValueError(f"{place} is no data folder: {', '.join(for_data)} for such only; ask with words or with --picture")
+        raise ValueError(f"{place} is no data folder: {', '.join(for_data)} for such only; leave that out, or ask with words or --picture")
     if index and place.is_file() and place.suffix.lower() in (".h5", ".safetensors"):
         raise ValueError(f"--index {index}: {place} is read as it is, and nothing of it is kept: leave it out")
     split = own
@@ -144,7 +144,7 @@ def search_command(
     if shortlist and shortlist < top: raise ValueError(f"--shortlist {shortlist} is shorter than --top {top}: allow more or ask for fewer")
     if page and page.suffix.lower() != ".html": raise ValueError(f"--html {page}: a page's name ends in .html")
     if collection and not qdrant: raise ValueError(f"--collection {collection}: say with --qdrant where it is")
-    if figure and figure.suffix.lower() not in PICTURES: raise ValueError(f"--figure {figure}: its name ends in {', '.join(PICTURES)}")
+    if figure and figure.suffix.lower() not in PICTURES: raise ValueError(f"--figure {figure}: its name ends in {', '.join(PICTURES[1:])}")
     store = (qdrant, collection or "cmr") if qdrant else None
     given = {"--image": image, "--row": row, "--figure": figure, "--split": split, "--fit": fit or None, "--qdrant": qdrant}
     finder, place, split = open_finder(model, place, data, split, shortlist, index, fit, extractor, device, store,

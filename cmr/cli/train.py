@@ -130,6 +130,8 @@ def start(
     data = pick_data(data)
     final = adjust(pick_recipe(recipe, data, device, model) if recipe or base is None else base, model, *settings)
     if recipe or base is None: [final] = suited([final], data, recipe, {**settings[0], **settings[2]})
+    if out is None and ({*final.name} & {*"/\\:"} or not final.name.strip(". ")):
+        raise ValueError(f"the recipe's name, {final.name!r}, can't be a folder's: say with --out where the run goes")
     out = out or Path("runs") / f"{final.name}-{final.matcher}"
     shared = f" with {world_size} processes" * (world_size > 1)
     say(f"Training {final.matcher} on {data} by the recipe {final.name}{shared}; the run goes to {out}")

@@ -324,7 +324,7 @@ TOKEN = re.compile(r"(\S[^\t]*)#\d+\t(.*)")
 def _token_captions(text: str, source: str) -> Captions:
     "Flickr's own form."
     def entries():
-        for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+        for number, line in enumerate(re.split(r"\r\n|[\r\n]", text), 1):
             found = TOKEN.fullmatch(line)
             if found: yield Entry(f"line {number}", found[1], [found[2]])
             elif line.strip(): raise ValueError(f"{source}, line {number}: expected name.jpg#0, a tab and a caption, "

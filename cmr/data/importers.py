@@ -226,9 +226,10 @@ def find_features(
     found: Captions,
     features,                       # a file or folder, {split: file}, or None: what stands beside the captions
     ids: str | Path | None,
+    drop: bool = False,             # leave out splits without features
 ) -> FeatureRows | dict[str, FeatureRows] | None:
     "Features of all images or of each split; None where none are given, and none stand beside the captions."
-    names, chosen = dict.fromkeys(name for name in found.split if name), isinstance(features, dict)
+    names, chosen = dict.fromkeys(name for name in found.split if name), drop or isinstance(features, dict)
     if features is None:
         beside = Path(found.source)
         own = split_arrays(beside, names) if beside.is_dir() else split_arrays(beside.parent, [beside.stem])
@@ -242,7 +243,7 @@ def find_features(
         features = own
     if lost := [name for name in names if name not in features and not chosen]:
         raise ValueError(f"no {lost[0]}_feat.npy and no {lost[0]}_ims.npy beside the features of the other splits; {found.source} "
-                         f"has captions for {', '.join(names)}")
+                         f"has captions for {', '.join(names)}; --drop-missing leaves out what has no features")
     if ids is not None: raise ValueError(f"{printable(ids)} cannot name the rows of several arrays: put them into one, or leave it out")
     return {name: feature_rows(path, _own_names(Path(path), name)) for name, path in features.items()}
 
@@ -265,7 +266,7 @@ def import_captions(
 ) -> list[Path]:                                # the files written
     "Captions, with features if there are some, as a data folder. FileNotFoundError or ValueError before anything is written."
     found = take_captions(source, wanted, images)
-    rows = find_features(found, features, ids)
+    rows = find_features(found, features, ids, wanted.drop_missing)
     if wanted.drop_missing and isinstance(rows, FeatureRows):
         kept = _missing(found, rows_of_images(found, rows), printable(rows.path), True)
         if not kept.all(): found = take_captions(source, wanted, images, kept)

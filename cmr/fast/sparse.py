@@ -210,8 +210,9 @@ def as_written(
     cls: type,   # for which a plan was written
     *names: str, # methods that the plan computes
 ) -> bool:
-    "Whether a model has these methods as its class wrote them, and parts, encoders aside, with no forward of their own, no hook, no share."
-    def odd(part): return (part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part)
+    "Whether a model has these methods as its class wrote them, and parts, encoders aside, with no method of their own, no hook, no share."
+    def odd(part): return (part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+                           or any(callable(getattr(type(part), name, None)) for name in vars(part))
                            or type(part).__module__.split(".")[0] not in ("torch", "cmr"))
     encoders = ("image_encoder", "text_encoder")
     parts = [part for name, part in model.named_modules(remove_duplicate=False) if name and name.split(".")[0] not in encoders]

@@ -34,10 +34,10 @@ from .gallery import Gallery, ask, ask_with_image, fingerprint, image_row, open_
 from .words import Words, explain, words_of
 
 # %% auto #0
-__all__ = ['STYLE', 'NOTHING', 'WHOLE', 'Hit', 'jpeg', 'notes_of', 'table_of', 'json_of', 'html_of', 'Found', 'Place', 'Seen',
-           'stamps', 'encode_features', 'pictures_gallery', 'is_data', 'own_split', 'data_place', 'features_place',
-           'gallery_place', 'open_place', 'row_of', 'boxes_of', 'unknown_words', 'load_any', 'Search', 'extractor_of',
-           'encode', 'hide', 'ranked', 'for_sentence', 'judge', 'for_picture', 'like', 'ask_with']
+__all__ = ['STYLE', 'NOTHING', 'LONGEST', 'WHOLE', 'Hit', 'jpeg', 'notes_of', 'table_of', 'json_of', 'html_of', 'Found', 'Place',
+           'Seen', 'stamps', 'encode_features', 'pictures_gallery', 'is_data', 'own_split', 'data_place',
+           'features_place', 'gallery_place', 'open_place', 'row_of', 'boxes_of', 'unknown_words', 'load_any', 'Search',
+           'extractor_of', 'encode', 'hide', 'ranked', 'for_sentence', 'judge', 'for_picture', 'like', 'ask_with']
 
 # %% ../../nbs/search/explain.ipynb #92e1cfe6
 @dataclass
@@ -443,6 +443,7 @@ def hide(
     return replace(found, hits=kept, hidden=len(found.hits) - len(kept))
 
 # %% ../../nbs/search/explain.ipynb #8ac1bcb8
+LONGEST = 1000 # characters of a question: more than any caption of the data sets, and what is told of its words takes their square
 WHOLE = 1000 # rows that are ranked whole where nothing else is said: a second or so
 
 def ranked(
@@ -460,6 +461,7 @@ def ranked(
 # %% ../../nbs/search/explain.ipynb #9f0a8081
 def for_sentence(finder: Search, sentence: str, top: int) -> Found:
     "Pictures for a sentence."
+    if len(sentence) > LONGEST: raise ValueError(f"a question of {len(sentence):,} characters: {LONGEST:,} at most, a few sentences")
     asked, words = ask(finder.model, finder.vocabulary, sentence), words_of(sentence, finder.vocabulary)
     (rows, scores), place, hits = ranked(finder, finder.images, asked, top), finder.place, []
     for n, row in enumerate(rows):

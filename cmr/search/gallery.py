@@ -30,7 +30,7 @@ from ..similarity import l2_normalize
 from ..world.drawing import mark_answer
 
 # %% auto #0
-__all__ = ['OTHER', 'ENCODE_AGAIN', 'LONGEST', 'summary_vectors', 'faiss_index', 'Shortlist', 'check_side', 'row_names', 'best',
+__all__ = ['OTHER', 'ENCODE_AGAIN', 'summary_vectors', 'faiss_index', 'Shortlist', 'check_side', 'row_names', 'best',
            'best_of_all', 'best_of_some', 'check_search', 'Gallery', 'Kept', 'share', 'recalls', 'recall_kept',
            'pooled', 'whitened', 'fit_maps', 'some_pairs', 'learn_maps', 'fingerprint', 'put_on_disk', 'pieces',
            'content_digest', 'save_gallery', 'write_gallery', 'About', 'read_file', 'check_members', 'read_gallery',
@@ -430,16 +430,13 @@ def open_gallery(
     return Gallery.load(path, model, side, data)
 
 # %% ../../nbs/search/gallery.ipynb #ec3b6e15
-LONGEST = 1000 # characters of a question: some hundred words, more than any caption of the data sets
-
 def ask(
     model: Matcher,
     vocabulary: Vocabulary, # the model's
     sentence: str,          # what to look for
 ) -> Fragments:             # (1, n, d) on the CPU
-    "A sentence as a query. ValueError where it is empty or too long, or holds no word that the model knows."
+    "A sentence as a query. ValueError where it is empty, or holds no word that the model knows."
     if not sentence.strip(): raise ValueError("an empty question: ask with one word at least")
-    if len(sentence) > LONGEST: raise ValueError(f"a question of {len(sentence):,} characters: {LONGEST:,} at most, a few sentences")
     if unknown_share([sentence], vocabulary) == 1:
         raise ValueError(f"a query of unknown words only: {printable(sentence, 80)!r}; use words of the captions it learnt from")
     tokens = torch.tensor([vocabulary.encode(sentence)])

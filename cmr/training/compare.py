@@ -64,7 +64,7 @@ class Entry:
     recipe: Recipe
     def folder(self, seed: int) -> str:
         "The name of its run with a seed; a label may hold a path, as the value of a setting."
-        return self.label.translate({ord(mark): "_" for mark in "/\\:"}) + f"-seed{seed}"
+        return self.label.translate({ord(mark): f"%{ord(mark):X}" for mark in "/\\:"}) + f"-seed{seed}"
 
 # %% ../../nbs/training/compare.ipynb #a9656f85
 def ablations(

@@ -413,7 +413,7 @@ def run_epochs(
     with Interrupt() as interrupt, bar, notes as writer:
         say_first(run, bar)
         while not (why := finished(run)):
-            if max_steps and at.step >= max_steps: return f"max_steps={max_steps} reached"
+            if max_steps is not None and at.step >= max_steps: return f"max_steps={max_steps} reached"
             bar.set_description(f"epoch {at.epoch + 1}/{run.recipe.epochs}")
             if train_epoch(run, bar, interrupt, writer, max_steps, workers): end_epoch(run, bar, writer)
             else: write_checkpoint(run)
@@ -548,8 +548,7 @@ def train(
     "Train a recipe's model and keep the best epoch by R@sum on dev; raises as its parts do, before anything is lost."
     if not isinstance(recipe, Recipe): raise ValueError(f"{recipe!r} is no recipe: cmr.training.RECIPES has some, by name")
     if not (max_steps is None or type(max_steps) is int and max_steps > 0): raise ValueError(f"max_steps={max_steps!r}: use 1 or more")
-    out, result = Path(out_folder), {}
-    stages = stages_of(recipe, out)
+    out, result, stages = Path(out_folder), {}, stages_of(recipe, Path(out_folder))
     callbacks = callbacks if isinstance(callbacks, Iterable) else [callbacks]
     for one in (callbacks := list(callbacks)):
         if not any(map(partial(hasattr, one), HOOKS)): raise ValueError(f"{one!r} hears of nothing: a callback has {', '.join(HOOKS)}")
@@ -564,5 +563,6 @@ def train(
             result = train_stage(stage, data_folder, folder, (folder / "last" / "training.pt").is_file(), max_steps and max_steps - done,
                                  workers, device=device, precision=precision, progress=progress, engine=engine, callbacks=callbacks)
             done += result["step"]
-            if max_steps and done >= max_steps: return {**result, "stopped": f"max_steps={max_steps} reached"}
+            more = n + 1 < len(stages) and done >= (max_steps or math.inf)
+            if more or result["stopped"].startswith("max_steps"): return {**result, "stopped": f"max_steps={max_steps} reached"}
     return result

@@ -113,7 +113,6 @@ def check_recipe(recipe: Recipe) -> None:
         if not fine: raise ValueError(f"recipe {printable(recipe.name, 60)!r}: {message}")
     try: check_values(vars(recipe), typing.get_type_hints(Recipe))
     except ValueError as problem: need(False, problem)
-    need(not {*recipe.name} & {*"/\\:"} and recipe.name.strip(". "), "its name becomes a folder's: letters, digits, dots and dashes")
     need(recipe.batch_size >= 2, f"batch_size={recipe.batch_size}: a batch of one has no negatives; use 2 or more")
     for key, known in (("negatives", ("hardest", "all", None)), ("optimiser", tuple(OPTIMISERS)), ("schedule", SCHEDULES)):
         words = " or ".join(f'"{word}"' for word in known if word)

@@ -77,9 +77,7 @@ def tagger(data: Path, split: str) -> Callable: # of a caption's words, gives th
 # %% ../../nbs/training/reproduce.ipynb #d8fb1bc1
 def count_words(
     model: Matcher,          # whose words look
-    vocabulary: Vocabulary,
-    split: ImageCaptions,
-    classes: Callable,       # as `tagger` gives it
+    vocabulary: Vocabulary, split: ImageCaptions, classes: Callable, # as `tagger` gives it
     progress: bool = True,
 ) -> dict[str, ndarray]:     # for each class, and "regions": (I, 1 + K) words of each image, and their sum at each step
     "Of each image's captions: salient words by class (section 4.5), and at how many regions a word looks (Fig. 3)."
@@ -137,8 +135,7 @@ REMEDY = "delete it, and it is made again; or keep the new runs elsewhere (--out
 
 # %% ../../nbs/training/reproduce.ipynb #e1832ee3
 def one_run(
-    entry: Entry, seed: int, data: Path,
-    out: Path, runs: Path,     # get a json, and a folder with the weights
+    entry: Entry, seed: int, data: Path, out: Path, runs: Path, # get a json, and a folder with the weights
     words: bool, command: str, # whether words are counted; what asked for it
     **how,                     # as for `train`
 ) -> dict:
@@ -163,8 +160,7 @@ def one_run(
 def reproduce(
     name: str,                 # of a table
     data: str | Path,          # with train, dev and test
-    seeds: Sequence[int],
-    recipe: Recipe,            # the same for all rows
+    seeds: Sequence[int], recipe: Recipe, # the same for all rows
     out: str | Path = "results",         # gets a folder named as the data's, with a json for each row and seed
     runs: str | Path = "runs/reproduce", # gets the weights
     settings: Mapping[str, object] = {}, # as for `recipes.change`
@@ -200,8 +196,7 @@ class Order(NamedTuple):
 
 def order(
     first: Sequence[ndarray],  # of each seed: (I, n) what each image adds
-    second: Sequence[ndarray],
-    measure: Callable,         # of (I, n) and (B, I), how often each image is taken, makes (B,)
+    second: Sequence[ndarray], measure: Callable, # of (I, n) and (B, I), how often each image is taken, makes (B,)
 ) -> Order:
     "The first row's measure less the second's: of their means over the seeds with its interval, and of each seed."
     shape = (2000, 1, len(first[0]))

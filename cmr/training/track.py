@@ -31,10 +31,7 @@ class Callback:
 
 # %% ../../nbs/training/track.ipynb #ab6b4ba1
 def draw_lists(
-    model: Matcher,
-    split: ImageCaptions,
-    vocabulary: Vocabulary,
-    asks: int = 4,  # captions, evenly from the split
+    model: Matcher, split: ImageCaptions, vocabulary: Vocabulary, asks: int = 4, # captions, evenly from the split
     top: int = 5,   # images for each
 ):                  # a matplotlib Figure
     "What a model finds for some captions: a row a caption, best first, the right image ticked and framed."

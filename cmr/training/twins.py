@@ -92,8 +92,7 @@ def read_twins(
 
 # %% ../../nbs/training/twins.ipynb #b975c858
 def write_twins(
-    twins: Twins,
-    path: str | Path,  # {split}_twins.json
+    twins: Twins, path: str | Path, # {split}_twins.json
     split: ImageCaptions | None = None, # whose rows they are
 ) -> None:
     "Write the list, whole or not at all."
