@@ -85,7 +85,7 @@ def register_loss(
     "Make a loss known by a name. ValueError for a second one of that name."
     def remember(cls: type[Loss]) -> type[Loss]:
         known = LOSSES.get(name, cls)
-        same_home = known.__module__ == cls.__module__ or known.__doc__ == cls.__doc__
+        same_home = known.__module__ == cls.__module__ or (known.__doc__ or known) == cls.__doc__
         if known.__qualname__ != cls.__qualname__ or not same_home:
             raise ValueError(f"a loss {name!r} is there already: choose another name")
         if cls.__module__ == known.__module__ or cls.__module__.startswith("cmr."): LOSSES[name] = cls

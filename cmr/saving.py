@@ -305,7 +305,7 @@ def make_checked(
         try:
             with torch.device("meta"), Unfilled(), at_most_parameters(4 * len(tensors) + 100): outline = cls(**arguments)
             check_weights(outline, tensors, folder / FILES[1])
-        except RuntimeError: pass  # a class of one's own that computes when it is made
+        except (RuntimeError, TypeError): pass  # a class of one's own that computes when it is made
         check_memory(sum(x.numel() * x.element_size() for x in tensors.values()), printable(folder / FILES[1]))
         model = cls(**arguments)
     except WrongWeights: raise
@@ -333,7 +333,8 @@ def check_weights(model: Matcher, tensors: dict[str, Tensor], path: Path) -> Non
         fine = x.dtype in PRECISIONS if wanted[name].is_floating_point() else x.dtype == wanted[name].dtype
         if not fine: raise WrongWeights(f"{source}: {name} holds {_kind(x)}, expected {_kind(wanted[name])}; {AGAIN}")
         if x.is_floating_point() and not x.isfinite().all():
-            raise WrongWeights(f"{source}: NaN or infinity in {name}: the model was damaged by its training, take an earlier checkpoint")
+            raise WrongWeights(f"{source}: NaN or infinity in {name}: the model was damaged by its training, take an earlier checkpoint; "
+                               "a mask that is so on purpose is registered with persistent=False")
 
 
 def _kind(x: Tensor) -> str: return str(x.dtype).removeprefix("torch.")

@@ -17,7 +17,8 @@ from cmr.data.datasets import Batch
 from cmr.data.vocabulary import Vocabulary
 from cmr.encoders import Fragments
 from cmr.fast.scoring import score_all
-from cmr.fast.sparse import training_scores
+from cmr.fast.sparse import plan, training_scores
+from cmr.losses import Loss
 from cmr.matcher import Matcher
 from cmr.saving import load, save
 from cmr.training.distributed import all_reduce_gradients
@@ -119,12 +120,23 @@ def gradients(model: Matcher, example: Example, engine: bool) -> list[Tensor]:
     "Of the model's loss, for every weight."
     model.zero_grad()
     scores = training_scores(model, *example.encoded(model), engine=engine)
+    need(scores.requires_grad, "no weight gets a gradient: is `score` detached, or computed under no_grad?")
     model.default_loss()(scores).backward()
     return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters() if p.requires_grad]
 
 
 def check_gradient(model: Matcher, example: Example) -> None:
-    "The gradient is finite, and the sparse backward pass gives the one that plain autograd gives."
+    "The gradient is finite, and the sparse backward pass, which scores single pairs again, gives the one that plain autograd gives."
+    need(isinstance(model.default_loss(), Loss), "default_loss must give a cmr.losses.Loss: its settings and its standstill are asked for")
+    images, captions = example.encoded(model)
+    own, wanted = plan(model), model.logits(images, captions)
+    need(near(own.pairs(*own.prepare(images, captions)), wanted[range(6), range(6)]),
+         "a pair alone has other `logits` than among others: they must not depend on other pairs, and `score_pairs` must give the same")
+    before = {name: x.clone() for name, x in model.named_buffers()}
+    with torch.no_grad(): model.train().logits(images, captions)
+    changed = [name for name, x in model.eval().named_buffers() if not torch.equal(x, before[name])]
+    need(not changed, f"scoring changes {', '.join(changed)} in training, as normalisation over a batch does: a pair that is scored again "
+                      "must come out the same")
     plain, sparse = (gradients(model, example, engine) for engine in (False, True))
     need(all(bool(g.isfinite().all()) for g in plain),
          "a gradient is NaN or infinite: look for a square root, norm or division at zero (one region of the example is zero)")

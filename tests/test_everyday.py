@@ -11,6 +11,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,13 +22,14 @@ from torch import nn
 
 import cmr
 from cmr.attention import released_normalize
+from cmr.cli.app import imported
 from cmr.data import Vocabulary, open_split
 from cmr.encoders import Fragments
 from cmr.fast import AnyModel, plan, score_all, training_scores
 from cmr.fast.scoring import evaluating
 from cmr.files import write_tensors
 from cmr.fusion import GatedFusion
-from cmr.losses import matching_bce, triplet
+from cmr.losses import LOSSES, Loss, matching_bce, register_loss, triplet
 from cmr.matcher import MODELS, VSE, Matcher
 from cmr.saving import load, save
 from cmr.search import Search
@@ -36,7 +38,7 @@ from cmr.shelf.released import CAMP_MODULES, rename
 from cmr.training import Recipe, for_model, model_arguments, read_recipe, train
 from cmr.training.compare import models, sweep
 from cmr.training.loop import Stopped
-from cmr.training.recipes import read_config, small_model
+from cmr.training.recipes import change, read_config, small_model
 
 # Models that somebody has changed
 
@@ -444,6 +446,7 @@ def test_what_to_type_next_can_be_typed(tmp_path, world, monkeypatch):
     def stopped(*_, **__): raise stop.value
     monkeypatch.setattr(cmr.training, "train", stopped)
     said = call("train", "--data", world, "--import", "json", "--out", tmp_path / "x", *QUICK, code=130)
+    assert imported(["a b", "c"]) == " --import 'a b' --import c" and imported(None) == ""
     assert "--resume --import json" in " ".join(said.split())
     monkeypatch.chdir(tmp_path)
     assert "--data 'sp ace'" in " ".join(call("data", "scenes", "--train", 2, "--dev", 2, "--test", 2, "--out", "sp ace").split())
@@ -489,3 +492,49 @@ def test_only_tensors_that_share_memory_are_copied(tmp_path, monkeypatch):
     assert seen["b"].data_ptr() != 0 and seen["a"].data_ptr() != seen["c"].data_ptr()
     write_tensors(tmp_path / "t.safetensors", {"a": x})
     assert seen["a"].data_ptr() == x.data_ptr()
+
+
+@cmr.register
+class Counted(VSE):
+    "VSE whose constructor looks at numbers, and which takes anything."
+    def __init__(self, region_dim: int, vocab_size: int, what: Any = None, **others):
+        super().__init__(region_dim, vocab_size, **others)
+        self.scale = nn.Parameter(torch.tensor(float(next(self.text_encoder.parameters()).detach().numpy().std())))
+
+
+@cmr.register
+class Causal(VSE):
+    "VSE with a mask that goes into its files."
+    def __init__(self, region_dim: int, vocab_size: int, keep: bool = True, **others):
+        super().__init__(region_dim, vocab_size, **others)
+        self.register_buffer("causal", torch.full((3, 3), -torch.inf).triu(1), persistent=keep)
+
+
+def test_a_constructor_may_look_at_numbers(tmp_path, world):
+    "On the meta device there are none: the model is made whole then."
+    recipe = change(for_model(RECIPE, "counted"), {"what": "x"})
+    train(recipe, world, tmp_path / "run", device="cpu", progress=False, max_steps=2)
+    assert train(recipe, world, tmp_path / "run", resume=True, device="cpu", progress=False, max_steps=3)["step"] == 3
+    assert load(tmp_path / "run/last")[0].config["what"] == "x" and read_recipe(tmp_path / "run")[0] == recipe
+
+
+def test_a_buffer_that_no_file_may_hold_is_refused_before_the_first_step(tmp_path, world):
+    with pytest.raises(ValueError, match="causal begins with NaN or infinity.*persistent=False"):
+        train(for_model(RECIPE, "causal"), world, tmp_path / "run", device="cpu", progress=False)
+    assert not (tmp_path / "run/last").exists()
+    recipe = change(for_model(RECIPE, "causal"), {"keep": False})
+    train(recipe, world, tmp_path / "fine", device="cpu", progress=False, max_steps=1)
+    assert load(tmp_path / "fine/last")[0].causal[0, 1] == -torch.inf
+
+
+def test_two_losses_of_one_name_without_a_word_about_them():
+    def made(module, margin):
+        class Mine(Loss):
+            def __call__(self, scores, same_image=None): return scores.sum() * margin
+        Mine.__module__, Mine.__qualname__ = module, "Mine"
+        return Mine
+    try:
+        first = register_loss("mine-of-two")(made("shared_a", .1))
+        with pytest.raises(ValueError, match="is there already"): register_loss("mine-of-two")(made("shared_b", .9))
+        assert LOSSES["mine-of-two"] is first
+    finally: LOSSES.pop("mine-of-two", None)

@@ -10,6 +10,7 @@ from sample_matcher import BestWord, model_of, raw
 
 import cmr
 from cmr.classes import Portable, instructions
+from cmr.encoders import Fragments
 from cmr.matcher import MODELS, VSE, Matcher, register, same_code
 from cmr.saving import create_model, import_models, list_models, model_class
 from cmr.testing import check_matcher
@@ -185,9 +186,39 @@ class Transposed(BestWord):
     def score(self, images, captions): return super().score(images, captions).T
 
 
+class WrongPairs(BestWord):
+    def score_pairs(self, images, captions): return torch.einsum("pmd,pnd->pnm", images.values, captions.values).amax(2).mean(1)  # no mask
+
+
+class Soft(BestWord):
+    def logits(self, images, captions): return self.score(images, captions).mul(10).log_softmax(0)
+
+
+class Running(BestWord):
+    def __init__(self, region_dim, vocab_size, embed_dim=8, word_dim=4):
+        super().__init__(region_dim, vocab_size, embed_dim, word_dim)
+        self.norm = torch.nn.BatchNorm1d(embed_dim)
+
+    def score(self, images, captions):
+        values = self.norm(images.values.flatten(0, 1)).view_as(images.values) * images.mask[..., None]
+        return super().score(Fragments(values, images.mask), captions)
+
+
+class NoLoss(BestWord):
+    def default_loss(self): return lambda scores, same_image=None: scores.sum()
+
+
+class Masked(BestWord):
+    def __init__(self, region_dim, vocab_size, embed_dim=8, word_dim=4):
+        super().__init__(region_dim, vocab_size, embed_dim, word_dim)
+        self.register_buffer("causal", torch.full((3, 3), -torch.inf).triu(1))
+
+
 @pytest.mark.parametrize("cls,check,message", [
+    (WrongPairs, "gradient", "`score_pairs` must give the same"), (Soft, "gradient", "must not depend on other pairs"), (NoLoss, "gradient", "default_loss must give"),
+    (Running, "gradient", "scoring changes norm.running_mean, norm.running_var"), (Masked, "save and load", "persistent=False"),
     (Unmasked, "padding", "more padding changes the scores"), (Unpadded, "padding", "a pair alone, without padding"), (Centred, "order", "no row may depend on others"), (Centred, "tiles", "tiles of images"),
-    (Detached, "gradient", "no weight gets a gradient|another gradient"), (Rooted, "gradient", "NaN or infinite"), (Forgetful, "save and load", "state outside"),
+    (Detached, "gradient", "no weight gets a gradient: is `score` detached"), (Rooted, "gradient", "NaN or infinite"), (Forgetful, "save and load", "state outside"),
     (Transposed, "shapes", r"\(2, 6\) here, not \(6, 2\)"), (BestWord, "save and load", "")])
 def test_what_is_wrong_is_said(cls, check, message):
     if not message:

@@ -92,6 +92,11 @@ def typed(path: object) -> str:
     return shlex.quote(str(path))
 
 
+def imported(imports: list[str] | None) -> str:
+    "What a command about a run has to say of them."
+    return "".join(f" --import {typed(name)}" for name in imports or [])
+
+
 def say(line: str, note: bool = False) -> None:
     "Print a line that tells how far a command has come, which is no result, so not with --quiet; or a note."
     if (note or not QUIET[0]) and os.environ.get("RANK", "0") == "0": typer.echo(line, err=True)  # the first of several processes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cmr.cli.app import Device, Imports, PathArgument, PathOption, app, print_table
+from cmr.cli.app import Device, Imports, PathArgument, PathOption, app, imported, print_table
 from cmr.cli.data import data_of
 from cmr.cli.evaluate import load_model
 
@@ -56,7 +56,7 @@ def show_judged(title: str, found: Judged, scores, threshold: float) -> None:
                f"and in {quiet[there].mean():.1%} of those with one")
 
 
-def fit_it(folder: Path, model, vocabulary, where, true, captions: int, seed: int):
+def fit_it(folder: Path, model, vocabulary, where, true, captions: int, seed: int, more: str):  # more: words of the next command
     "Fit a calibration, write it, and print what it is worth by halves; the points of its reliability curve."
     from cmr.search.calibration import fit_calibration, write_calibration
     found = fit_calibration(model, where, vocabulary, true, captions, seed=seed)
@@ -64,7 +64,7 @@ def fit_it(folder: Path, model, vocabulary, where, true, captions: int, seed: in
     print_table(HEADS, [row("a right answer is there", found.whether), row("the best answer is right", found.best)])
     typer.echo(f"below {found.threshold:.0%} that a right answer is there it says that nothing matches: in {found.silent[0]:.0%} of"
                f" the questions without a right answer, and in {found.silent[1]:.0%} of those with one")
-    typer.echo(f"wrote {path}. Next: {shlex.join(['cmr', 'search', str(folder), where.captions[0]])}")
+    typer.echo(f"wrote {path}. Next: {shlex.join(['cmr', 'search', str(folder), where.captions[0]])}{more}")
     return found.points
 
 
@@ -130,7 +130,7 @@ def calibrate_command(
     data, _ = data_of(folder, data)
     where = open_split(data, judge or split)
     points = judge_it(folder, trained, vocabulary, where, data, judge, captions, seed) if judge else \
-        fit_it(folder, trained, vocabulary, where, known_truth(data, split)[1], captions, seed)
+        fit_it(folder, trained, vocabulary, where, known_truth(data, split)[1], captions, seed, imported(imports))
     figure = figure or (None if judge else folder / "reliability.png")
     if figure:
         with atomic_write(figure) as partial: show_calibration(points).savefig(partial, format=figure.suffix.lower()[1:], dpi=100)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cmr.cli.app import Device, Engine, Imports, PathOption, Settings, app, read_settings, say, typed
+from cmr.cli.app import Device, Engine, Imports, PathOption, Settings, app, imported, read_settings, say, typed
 from cmr.cli.data import FILES, named_data, pick_data
 
 if TYPE_CHECKING: from cmr.training import Recipe
@@ -135,7 +135,7 @@ def start(
     out = out or Path("runs") / f"{final.name}-{final.matcher}"
     shared = f" with {world_size} processes" * (world_size > 1)
     say(f"Training {final.matcher} on {data} by the recipe {final.name}{shared}; the run goes to {out}")
-    more = "".join(f" --import {typed(name)}" for name in imports or [])
+    more = imported(imports)
     try: result = train(final, data, out, resume, device, callbacks=[Tracking(track)] if track else [], **how)
     except Stopped as stop: raise Stopped(f"{stop}{more * str(stop).endswith('--resume')}", stop.number) from stop
     if not rank: show_summary(result, more)

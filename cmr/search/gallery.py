@@ -59,8 +59,7 @@ def faiss_index(vectors: Tensor):
 class Shortlist:
     "Which vectors have the largest products with a query's: by faiss where it is installed, else by a matrix product. ValueError for NaN."
     def __init__(
-        self,
-        vectors: Tensor,     # (N, w) one for each row of the gallery
+        self, vectors: Tensor, # (N, w) one for each row of the gallery
         exact: bool = False, # True: the matrix product, also where faiss is installed
     ):
         if vectors.dim() != 2 or not len(vectors):
@@ -74,8 +73,7 @@ class Shortlist:
     def __len__(self): return self.shape[0]
 
     def nearest(
-        self,
-        queries: Tensor, # (Q, w)
+        self, queries: Tensor, # (Q, w)
         k: int,          # how many; all there are, if they are fewer
     ) -> Tensor:         # (Q, k) rows of the gallery, the largest product first
         "The k nearest rows of each query. ValueError for queries of another width."
@@ -134,8 +132,7 @@ def check_search(query: Fragments, width: int, shortlist: int | None, top: int) 
 class Gallery:
     "One side, encoded once, that answers queries of the other side. ValueError for an unknown side, or where there is nothing in it."
     def __init__(
-        self,
-        model: Matcher,                     # any, on any device
+        self, model: Matcher, # any, on any device
         fragments: Fragments,               # (N, k, d) what can be found, on the CPU or memory-mapped
         side: str = "images",               # what that is: "images" or "captions"
         maps: dict | None = None,           # as `fit_maps` makes them; None: the mean
@@ -254,8 +251,7 @@ def some_pairs(split: ImageCaptions, images: int, each: int, seed: int) -> Image
                          mask=None if split.mask is None else split.mask[rows], source=split.source)
 
 def learn_maps(
-    model: Matcher,
-    split: ImageCaptions,   # the training split
+    model: Matcher, split: ImageCaptions, # the training split
     vocabulary: Vocabulary, # the model's
     images: int = 400,      # take so many images, drawn at random
     each: int = 2,          # and so many captions of each
@@ -413,9 +409,7 @@ def data_digest(split: ImageCaptions) -> str:
     return digest(words, feature_digest(split, 2**30))[:16]
 
 def open_gallery(
-    model: Matcher,
-    split: ImageCaptions,
-    vocabulary: Vocabulary,         # the model's
+    model: Matcher, split: ImageCaptions, vocabulary: Vocabulary, # the model's
     side: str = "images",           # what can be found: "images" or "captions"
     path: str | Path | None = None, # its file; None: keep it in memory
     maps: dict | None = None,       # as `learn_maps` gives them, for a gallery that is made now
@@ -431,8 +425,7 @@ def open_gallery(
 
 # %% ../../nbs/search/gallery.ipynb #ec3b6e15
 def ask(
-    model: Matcher,
-    vocabulary: Vocabulary, # the model's
+    model: Matcher, vocabulary: Vocabulary, # the model's
     sentence: str,          # what to look for
 ) -> Fragments:             # (1, n, d) on the CPU
     "A sentence as a query. ValueError where it is empty, or holds no word that the model knows."
@@ -459,8 +452,7 @@ def image_row(split: ImageCaptions, image: str | int) -> int:  # image: an id; o
                      "a row is asked for with --row")
 
 def ask_with_image(
-    model: Matcher,
-    split: ImageCaptions, # where the image is
+    model: Matcher, split: ImageCaptions, # where the image is
     image: str | int,     # its id, or as a number its row
 ) -> Fragments:           # (1, m, d) on the CPU
     "An image of a split as a query. ValueError where the split has none of that name."

@@ -89,9 +89,7 @@ def check_splits(train: ImageCaptions, *others: ImageCaptions) -> None:
         check_extractor(other, train.extractor)
 
 def look_through(
-    split: ImageCaptions,
-    vocabulary: Vocabulary,
-    places: int = 16,       # images, evenly spread, the first and the last among them
+    split: ImageCaptions, vocabulary: Vocabulary, places: int = 16, # images, evenly spread, the first and the last among them
 ) -> None:
     "ValueError naming the file where most words are unknown, or a feature of some images is NaN or infinite."
     check_vocabulary(split, vocabulary)
@@ -116,8 +114,7 @@ def reading_ahead(
 
 # %% ../../nbs/training/checkpoints.ipynb #ab60bf9d
 def make_vocabulary(
-    recipe: Recipe,
-    split: ImageCaptions,  # the training split
+    recipe: Recipe, split: ImageCaptions, # the training split
     words: list[str] | None = None, # of a run that goes on, where its file is not there any more
 ) -> Vocabulary:
     "The recipe's vocabulary, else the words of the training captions. It cuts captions: where the recipe says, else the model's paper."
@@ -144,8 +141,7 @@ def how_drawn(run: Run) -> dict:
 
 # %% ../../nbs/training/checkpoints.ipynb #1304adba
 def first_images(
-    split: ImageCaptions,
-    count: int | None,  # None: all
+    split: ImageCaptions, count: int | None, # None: all
 ) -> ImageCaptions:
     "The first images of a split and their captions, without boxes. ValueError where none of them has a caption."
     if count is None or count >= split.n_images: return split
@@ -160,13 +156,9 @@ def first_images(
 class Run:
     "A training run as one process has it: model, loss, optimiser, data, and how far it has come."
     def __init__(self,
-        recipe: Recipe,
-        data_folder: str | Path,
-        out_folder: str | Path,
-        device: str | None = None,    # as for make_accelerator
+        recipe: Recipe, data_folder: str | Path, out_folder: str | Path, device: str | None = None, # as for make_accelerator
         precision: str | None = None, # as for make_accelerator
-        progress: bool = True,
-        engine: bool = True,          # as for `training_scores`
+        progress: bool = True, engine: bool = True, # as for `training_scores`
         earlier: Mapping = {},        # the checkpoint of a run that goes on: its precision and words, where nothing else is said
         callbacks: Sequence = (),     # as for `train`
     ):
@@ -369,8 +361,7 @@ def standardise_from(
 
 # %% ../../nbs/training/checkpoints.ipynb #d7169a64
 def take_over(
-    run: Run,
-    folder: Path,  # of a trained model
+    run: Run, folder: Path, # of a trained model
 ) -> None:
     "Begin with a trained model's weights; what it hasn't got keeps its first ones. ValueError where words or shapes differ."
     earlier, vocabulary = load(folder)
@@ -393,8 +384,7 @@ FREE = ("name", "epochs", "patience", "save_every", "eval_every", "after", "voca
 LATER = ("train_features", "dev_features", "words")  # of a fingerprint: what earlier versions did not note
 
 def check_same(
-    recipe: Recipe,
-    model: Matcher,  # made by it
+    recipe: Recipe, model: Matcher, # made by it
     data: dict,      # as `data_fingerprint` gives it
     state: Mapping,  # as `read_checkpoint` gives it
     path: str | Path,
@@ -475,8 +465,7 @@ def best_weights(run: Run, state: Mapping) -> dict[str, Tensor] | None:
 
 # %% ../../nbs/training/checkpoints.ipynb #e1aa0015
 def restore(
-    run: Run,
-    state: Mapping | None = None,  # None: that of its last checkpoint
+    run: Run, state: Mapping | None = None, # None: that of its last checkpoint
 ) -> None:
     "Put a run where a checkpoint was; raises as `read_checkpoint` and `check_same`."
     state, cuda = read_checkpoint(run.checkpoint) if state is None else state, torch.cuda.device_count()

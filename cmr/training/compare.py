@@ -69,8 +69,7 @@ class Entry:
 # %% ../../nbs/training/compare.ipynb #a9656f85
 def ablations(
     names: Sequence[str],                 # rows of CAMP's Table 3, several joined by + make one; none: all of `camp.ABLATIONS`
-    recipe: Recipe,
-    settings: Mapping[str, object] = {},  # as for `recipes.change`
+    recipe: Recipe, settings: Mapping[str, object] = {}, # as for `recipes.change`
 ) -> list[Entry]:
     "Rows of CAMP's Table 3 by one recipe. ValueError for an unknown row or setting."
     recipe = change(for_model(recipe, "camp"), settings)
@@ -79,8 +78,7 @@ def ablations(
 # %% ../../nbs/training/compare.ipynb #03b872e4
 def models(
     names: Sequence[str],                 # none: `TEN_MODELS`
-    recipe: Recipe,
-    settings: Mapping[str, object] = {},  # as for `recipes.change`; a model leaves out what only others have
+    recipe: Recipe, settings: Mapping[str, object] = {}, # as for `recipes.change`; a model leaves out what only others have
 ) -> list[Entry]:
     "Models by name, each by its counterpart of one recipe. ValueError for an unknown one, and for a setting that none of them has."
     recipes = [for_model(recipe, model_class(name).__name__) for name in names or TEN_MODELS]
@@ -174,8 +172,7 @@ def read_result(
 
 # %% ../../nbs/training/compare.ipynb #d31789d9
 def fingerprint(
-    data: Path,
-    split: str,  # that is reported
+    data: Path, split: str, # that is reported
 ) -> dict[str, str]:
     "Digests of captions and features of train, dev and the split: a folder may be filled anew under its old name."
     parts = [open_split(data, name) for name in ("train", "dev", split)]
@@ -189,12 +186,8 @@ def run_of(entry: Entry, seed: int, data: Path, split: str, precision: str | Non
 
 # %% ../../nbs/training/compare.ipynb #136601d3
 def train_entry(
-    entry: Entry,
-    seed: int,
-    data: Path,
-    folder: Path,  # of this run
-    split: str,
-    **how,         # as for `train`
+    entry: Entry, seed: int, data: Path, folder: Path, # of this run
+    split: str, **how, # as for `train`
 ) -> dict:
     "Train and evaluate one row with one seed, or read what came out before. ValueError where that was by another recipe."
     file, progress, wanted = folder / "result.json", how.get("progress", True), run_of(entry, seed, data, split, how.get("precision"))
@@ -216,8 +209,7 @@ def train_entry(
 
 # %% ../../nbs/training/compare.ipynb #5323d86d
 def spread(
-    values: Sequence[float],
-    places: int = 1,  # after the decimal point
+    values: Sequence[float], places: int = 1, # after the decimal point
 ) -> str:
     "The mean, and the standard deviation where there are several."
     text = f"{mean(values):.{places}f}"
@@ -240,8 +232,7 @@ def by_label(results: Sequence[dict]) -> dict[str, list[dict]]:
 
 # %% ../../nbs/training/compare.ipynb #0e627ae8
 def table_row(
-    label: str,
-    many: Sequence[dict],  # its results, one for each seed
+    label: str, many: Sequence[dict], # its results, one for each seed
     twins: bool,           # with the built-in world's own measures
 ) -> list[str]:
     "The cells of a row."
@@ -322,8 +313,7 @@ def figure(results: Sequence[dict]):  # a matplotlib Figure
 
 # %% ../../nbs/training/compare.ipynb #ae3bb9d6
 def write(
-    results: Sequence[dict],
-    out: Path,  # a folder
+    results: Sequence[dict], out: Path, # a folder
 ) -> None:
     "table.md, table.csv, table.tex and table.png; results.csv has each training by itself. Each is whole or not there."
     ends = [f"{name}_{end}" for name in RECALLS for end in ("low", "high")]
@@ -342,9 +332,7 @@ def write(
 
 # %% ../../nbs/training/compare.ipynb #c109ad4e
 def in_turn(
-    entries: Sequence[Entry],
-    seeds: Sequence[int],
-    act: Callable[[Entry, int], dict], # trains one row with one seed
+    entries: Sequence[Entry], seeds: Sequence[int], act: Callable[[Entry, int], dict], # trains one row with one seed
     progress: bool = True,             # say which one it is
 ) -> Iterator[dict]:
     "What comes out for each row with each seed, seeds outside. ValueError where one stands twice; Stopped says where it was."
@@ -361,8 +349,7 @@ def in_turn(
 
 # %% ../../nbs/training/compare.ipynb #ce53bcf8
 def compare(
-    entries: Sequence[Entry],
-    data: str | Path,             # with train, dev and the split that is reported
+    entries: Sequence[Entry], data: str | Path, # with train, dev and the split that is reported
     out: str | Path,              # gets a folder for each run, and what `write` writes
     seeds: Sequence[int] = (0,),
     split: str = "test",

@@ -88,7 +88,7 @@ def has_kind(
         return any(has_kind(value, one) for one in typing.get_args(kind))
     if typing.get_origin(kind) is typing.Literal: return value in typing.get_args(kind)
     kind = typing.get_origin(kind) or kind
-    if not isinstance(kind, type): return True
+    if not isinstance(kind, type) or kind is Any: return True
     if isinstance(value, bool): return kind in (bool, object)
     return isinstance(value, (int, float) if kind is float else kind)
 
@@ -193,6 +193,10 @@ def build(
     torch.manual_seed(recipe.seed)
     model = create_model(recipe.matcher, region_dim, vocab_size, **recipe.args)
     freeze(model, recipe.frozen)
+    for name, x in model.named_buffers():
+        if name in model.state_dict() and not x.is_meta and not x.isfinite().all():
+            raise ValueError(f"{recipe.matcher}: {name} begins with NaN or infinity, which no file of a model may hold: register it with "
+                             "persistent=False")
     return model
 
 # %% ../../nbs/training/recipes.ipynb #c0b15338
@@ -352,7 +356,7 @@ def small_model(recipe: Recipe) -> Matcher:
     with torch.random.fork_rng([]):
         try:
             with torch.device("meta"), Unfilled(): return build(recipe, 2048, 8)
-        except RuntimeError: pass
+        except (RuntimeError, TypeError): pass
         small = {key: min(recipe.args.get(key, 8), 8) for key in ("embed_dim", "word_dim") if key in model_arguments(recipe.matcher)}
         return build(replace(recipe, args={**recipe.args, **small}), 8, 8)
 
