@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import cmr
 from cmr.cli import app
-from cmr.data import ImageCaptions, Vocabulary, batches, open_split
+from cmr.data import ImageCaptions, Vocabulary, batches, open_split, write_split
 from cmr.data.sampling import bring_together, drop_regions, drop_words, stream
 from cmr.training import RECIPES, Recipe, batch_scores, train
 from cmr.training.twins import Twins, read_twins, world_twins, write_twins
@@ -152,3 +152,14 @@ def test_pairs_are_checked_against_the_split():
     split = ImageCaptions(np.ones((3, 2, 2), np.float32), ["a b"] * 3, [0, 1, 2])
     with pytest.raises(ValueError, match="images 0 to 7 should share batches"):
         batches(split, Vocabulary.build(split.captions, min_count=1), 2, together=np.array([[0, 7]]))
+
+
+def test_a_caption_that_both_have_is_true_of_both(tmp_path):
+    from cmr.search.mining import mine_twins, one_each
+    captions = ["a dog runs", "a cat", "A dog  runs", "a bird", "a dog runs", "a fish"]
+    write_split(tmp_path / "train.h5", np.random.default_rng(0).normal(size=(3, 2, 4)).astype("float32"), captions, np.arange(3).repeat(2))
+    found = one_each([(.5, 0, 1), (.4, 1, 2)], open_split(tmp_path, "train"))
+    assert found.together.tolist() == [[0, 1]] and sorted(found.also_true.tolist()) == [[0, 2], [1, 0]]
+    assert one_each([(.5, 2, 1)], open_split(tmp_path, "train")).also_true.tolist() == [[2, 2], [1, 4]]
+    write_split(tmp_path / "one/train.h5", np.ones((1, 2, 4), "float32"), ["a dog"], np.arange(1))
+    with pytest.raises(ValueError, match="one image only"): mine_twins(None, open_split(tmp_path / "one", "train"), None)

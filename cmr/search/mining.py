@@ -25,6 +25,7 @@ def mine_twins(
     shortlist: int = 100,   # images that the model looks at for each caption, chosen by cheap vectors
 ) -> Twins:
     "Pairs of images that a model takes for each other by their first captions. ValueError where it finds none."
+    if split.n_images < 2: raise ValueError(f"{split.source} has one image only: nothing that it could be taken for")
     gallery = open_gallery(model, split, vocabulary)
     tokens, at = split.encode(vocabulary)
     first = np.unique(split.image_of_caption, return_index=True)[1]
@@ -44,7 +45,7 @@ def one_each(
     found: list[tuple[float, int, int]], # how far the wrong image leads, and the two
     split: ImageCaptions,
 ) -> Twins:
-    "Pairs in which each image stands once at most, those first where the wrong image comes closest."
+    "Pairs in which each image stands once at most, the closest first; a caption that both have word for word is true of both."
     pairs: list[tuple[int, int]] = []
     taken: set[int] = set()
     for _, i, j in sorted(found, reverse=True):
@@ -52,4 +53,8 @@ def one_each(
             pairs.append((i, j))
             taken |= {i, j}
     if not pairs: raise ValueError(f"no two images of {split.source} are easily confused by this model: take another one, or more images")
-    return Twins(np.array(pairs, np.int64))
+    partner = dict([*pairs, *((j, i) for i, j in pairs)])
+    texts = [(int(image), " ".join(caption.lower().split())) for image, caption in zip(split.image_of_caption, split.captions)]
+    own = {*texts}
+    both = [(partner[i], c) for c, (i, text) in enumerate(texts) if i in partner and (partner[i], text) in own]  # word for word
+    return Twins(np.array(pairs, np.int64), np.array(both, np.int64).reshape(-1, 2))
