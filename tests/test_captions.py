@@ -92,7 +92,7 @@ def test_splits_without_features_are_not_dropped(tmp_path):
         put(folder / f"{split}_caps.txt", "a dog\na cat\n"), put(folder / f"{split}_ids.txt", f"{split}1\n{split}2\n")
     np.save(folder / "train_ims.npy", np.ones((2, 2, 2), np.float32) * np.arange(1, 3)[:, None, None])
     assert "no dev_feat.npy and no dev_ims.npy" in refused("import", "captions", folder, tmp_path / "out") and not (tmp_path / "out").exists()
-    call("import", "captions", folder, tmp_path / "out", "--drop-missing")
+    assert "no features of dev: left out" in call("import", "captions", folder, tmp_path / "out", "--drop-missing")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["train.h5"]
 
 

@@ -428,6 +428,8 @@ def test_max_steps_counts_the_stages_together(tmp_path, world):
     first_only = train(recipe, world, tmp_path / "first", device="cpu", progress=False, max_steps=size)
     assert first_only["stopped"] == f"max_steps={size} reached" and not (tmp_path / "first/last").exists()
     assert train(recipe, world, tmp_path / "short", resume=True, device="cpu", progress=False, max_steps=size)["step"] == 2   # nothing more
+    shutil.rmtree(tmp_path / "short/before")                         # what isn't there can't be counted
+    assert train(recipe, world, tmp_path / "short", resume=True, device="cpu", progress=False, max_steps=3)["step"] == 3
     assert train(recipe, world, tmp_path / "first", resume=True, device="cpu", progress=False)["stopped"] == whole["stopped"]
     assert train(first, world, tmp_path / "whole/before", resume=True, device="cpu", progress=False, max_steps=1)["stopped"] == whole["stopped"]
 

@@ -204,6 +204,19 @@ class Running(BestWord):
         return super().score(Fragments(values, images.mask), captions)
 
 
+class Cache(BestWord):
+    "What is kept beside the weights, in no file, may come and go."
+    def __init__(self, region_dim, vocab_size, embed_dim=8, word_dim=4):
+        super().__init__(region_dim, vocab_size, embed_dim, word_dim)
+        self.register_buffer("seen", None, persistent=False)
+        self.register_buffer("empty", torch.full((3,), torch.nan), persistent=False)
+        self.register_buffer("count", torch.ones(2, dtype=torch.bool))
+
+    def score(self, images, captions):
+        self.seen = images.values.detach()
+        return super().score(images, captions)
+
+
 class NoLoss(BestWord):
     def default_loss(self): return lambda scores, same_image=None: scores.sum()
 
@@ -219,7 +232,7 @@ class Masked(BestWord):
     (Running, "gradient", "scoring changes norm.running_mean, norm.running_var"), (Masked, "save and load", "persistent=False"),
     (Unmasked, "padding", "more padding changes the scores"), (Unpadded, "padding", "a pair alone, without padding"), (Centred, "order", "no row may depend on others"), (Centred, "tiles", "tiles of images"),
     (Detached, "gradient", "no weight gets a gradient: is `score` detached"), (Rooted, "gradient", "NaN or infinite"), (Forgetful, "save and load", "state outside"),
-    (Transposed, "shapes", r"\(2, 6\) here, not \(6, 2\)"), (BestWord, "save and load", "")])
+    (Transposed, "shapes", r"\(2, 6\) here, not \(6, 2\)"), (BestWord, "save and load", ""), (Cache, "gradient", "")])
 def test_what_is_wrong_is_said(cls, check, message):
     if not message:
         check_matcher(cls, (check,))

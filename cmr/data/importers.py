@@ -229,7 +229,7 @@ def find_features(
     drop: bool = False,             # leave out splits without features
 ) -> FeatureRows | dict[str, FeatureRows] | None:
     "Features of all images or of each split; None where none are given, and none stand beside the captions."
-    names, chosen = dict.fromkeys(name for name in found.split if name), drop or isinstance(features, dict)
+    names, chosen = dict.fromkeys(name for name in found.split if name), isinstance(features, dict)
     if features is None:
         beside = Path(found.source)
         own = split_arrays(beside, names) if beside.is_dir() else split_arrays(beside.parent, [beside.stem])
@@ -241,7 +241,9 @@ def find_features(
         own = split_arrays(Path(features), names) if Path(features).is_dir() else {}
         if not own: return feature_rows(features, ids)
         features = own
-    if lost := [name for name in names if name not in features and not chosen]:
+    lost = [name for name in names if name not in features and not chosen]
+    if lost and drop: warnings.warn(f"no features of {', '.join(lost)}: left out, captions and all", stacklevel=3)
+    elif lost:
         raise ValueError(f"no {lost[0]}_feat.npy and no {lost[0]}_ims.npy beside the features of the other splits; {found.source} "
                          f"has captions for {', '.join(names)}; --drop-missing leaves out what has no features")
     if ids is not None: raise ValueError(f"{printable(ids)} cannot name the rows of several arrays: put them into one, or leave it out")

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['STOPS', 'MEASURES', 'COLUMNS', 'HOOKS', 'evaluate', 'chance', 'chance_spread', 'observe', 'mean_camp_gates',
+__all__ = ['STOPS', 'MEASURES', 'COLUMNS', 'LAST', 'HOOKS', 'evaluate', 'chance', 'chance_spread', 'observe', 'mean_camp_gates',
            'hit_rate', 'interaction_share', 'observe_some', 'batch_scores', 'batch_loss', 'train_step', 'Stopped',
            'Interrupt', 'agreed_batches', 'groups', 'tell', 'look_on_dev', 'train_epoch', 'stands_still', 'say_epoch',
            'end_epoch', 'bring_level', 'finished', 'whole_run', 'say_first', 'Board', 'run_epochs', 'observed_in',
@@ -520,6 +520,7 @@ def train_stage(
     return summary(run, stopped)
 
 # %% ../../nbs/training/loop.ipynb #799b50d1
+LAST = Path("last", "training.pt")
 HOOKS = ("on_start", "on_step", "on_epoch", "on_end") # what a callback may have
 
 def stages_of(recipe: Recipe, out: Path) -> list[tuple[Recipe, Path]]: # the first one first
@@ -557,7 +558,7 @@ def train(
     with hold(out, where):
         first, speaks = check_stages(stages, resume), not rank_and_world_size()[0]  # another training may just have ended
         if len(stages) > 1 and not resume and speaks: write_recipe(recipe, data_folder, out)
-        done = sum(read_checkpoint(folder / "last" / "training.pt")["standing"]["step"] for _, folder in stages[:first]) if max_steps else 0
+        done = sum(read_checkpoint(path)["standing"]["step"] for _, at in stages[:first] if max_steps and (path := at / LAST).is_file())
         for n, (stage, folder) in list(enumerate(stages))[first:]:
             if progress and len(stages) > 1 and speaks: tqdm.write(f"stage {n + 1} of {len(stages)}: {stage.name}")
             result = train_stage(stage, data_folder, folder, (folder / "last" / "training.pt").is_file(), max_steps and max_steps - done,

@@ -196,7 +196,7 @@ def build(
     for name, x in model.named_buffers():
         if name in model.state_dict() and not x.is_meta and not x.isfinite().all():
             raise ValueError(f"{recipe.matcher}: {name} begins with NaN or infinity, which no file of a model may hold: register it with "
-                             "persistent=False")
+                             "persistent=False, or begin with a finite number")
     return model
 
 # %% ../../nbs/training/recipes.ipynb #c0b15338
