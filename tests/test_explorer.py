@@ -46,7 +46,7 @@ def tab():
         tab.on("request", lambda request: None if request.url.startswith(("file://", "data:")) else tab.wrong.append(request.url))
         tab.on("pageerror", lambda error: tab.wrong.append(str(error)))
         tab.goto(PAGE.as_uri())
-        tab.wait_for_function("document.documentElement.dataset.ready == 'yes'")
+        tab.wait_for_selector("html[data-ready=yes]", state="attached")  # by no text that is evaluated: the page forbids it
         yield tab
 
 

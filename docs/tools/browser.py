@@ -103,7 +103,7 @@ def explorer(browser, out, size, scheme):
     "Use docs/explorer.html by mouse or finger and by keyboard. AssertionError where the picture doesn't follow."
     with a_tab(browser, size, scheme) as tab:
         tab.goto((ROOT / "docs/explorer.html").as_uri())
-        tab.wait_for_function("document.documentElement.dataset.ready == 'yes'")
+        tab.wait_for_selector("html[data-ready=yes]", state="attached")
         assert fits_its_width(tab) and (lightness(tab) > 128) == (scheme == "light")
         word = tab.locator(".word").last
         assert changes(tab, word.tap if size == "phone" else word.hover), "another word, the same picture"

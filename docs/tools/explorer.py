@@ -135,7 +135,7 @@ def picture():
     with a_browser() as browser:
         tab = browser.new_page(viewport={"width": 1180, "height": 915}, color_scheme="light")
         tab.goto((DOCS / "explorer.html").as_uri() + "#caption=12&word=3")
-        tab.wait_for_function("document.documentElement.dataset.ready == 'yes'")
+        tab.wait_for_selector("html[data-ready=yes]", state="attached")
         tab.screenshot(path=DOCS / "explorer.png")
     Image.open(DOCS / "explorer.png").convert("RGB").quantize(256, dither=Image.Dither.NONE).save(DOCS / "explorer.png", optimize=True)
 
