@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,9 +34,9 @@ def push_command(
     if bool(name) == bool(to): raise ValueError("say owner/name to send the model to, or --to FOLDER to look at it first")
     if name and name.count("/") != 1: raise ValueError(f"{name}: the hub's names are owner/name")
     from cmr.saving import FILES, hub_card, load
-    there = {name for name in os.listdir(to) if name[0] != "."} if to and to.is_dir() else {""} if to and os.path.lexists(to) else set()
-    if there not in (set(), {"README.md", *FILES}):
-        raise ValueError(f"--to {to} is not empty, and holds no model that was written here: name a new folder")
+    there = {path.name for path in to.glob("[!.]*")} if to else set()
+    if to and to.is_file() or there not in (set(), {"README.md", *FILES}):
+        raise ValueError(f"--to {to} is a file, or holds other things than a model that was written here: name a new folder")
     if not (run / "recipe.json").is_file(): raise FileNotFoundError(f"no recipe.json in {run}: give the folder that cmr train made")
     from dataclasses import asdict
 

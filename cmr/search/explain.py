@@ -393,7 +393,7 @@ class Search:
         at_least: float | None = None,         # hide answers that are less likely to be right
     ) -> Found:
         "What is found. ValueError for an empty question, one of unknown words only, or `at_least` without a calibration."
-        if top < 1 or not 0 <= (at_least or 0) <= 1: raise ValueError(f"top={top}, at_least={at_least}: 1 or more, and from 0 to 1")
+        if top < 1 or not 0 <= (at_least or 0) <= 1: raise ValueError(f"top={top} (1 or more), at_least={at_least} (0 to 1)")
         if at_least is not None and self.calibration is None:
             raise ValueError("at_least needs a calibrated model: `cmr calibrate MODEL --data DATA` makes it say how likely it is right")
         found = for_sentence(self, query, top) if isinstance(query, str) else for_picture(self, query, top)

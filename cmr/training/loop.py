@@ -497,12 +497,14 @@ def summary(
             "parameters": sum(p.numel() for p in run.model.parameters()), "best_epoch": at.best_epoch, "best": best, "looked": run.looked}
 
 # %% ../../nbs/training/loop.ipynb #16c9e7c3
+LAST = Path("last", "training.pt") # in the folder of a stage: what it goes on with
+
 def train_stage(
     recipe: Recipe, data_folder: str | Path, out: Path, resume: bool, max_steps: int | None, workers: int | None,
     **how,         # device, precision, progress, engine, callbacks
 ) -> dict:         # as for `train`
     "One recipe, without what it comes after."
-    earlier = read_checkpoint(out / "last" / "training.pt") if resume else {}
+    earlier = read_checkpoint(out / LAST) if resume else {}
     run = Run(recipe, data_folder, out, earlier=earlier, **how)
     with explain_lost_process():
         begin_or_restore(run, data_folder, earlier)
@@ -520,7 +522,6 @@ def train_stage(
     return summary(run, stopped)
 
 # %% ../../nbs/training/loop.ipynb #799b50d1
-LAST = Path("last", "training.pt")
 HOOKS = ("on_start", "on_step", "on_epoch", "on_end") # what a callback may have
 
 def stages_of(recipe: Recipe, out: Path) -> list[tuple[Recipe, Path]]: # the first one first
@@ -530,7 +531,7 @@ def stages_of(recipe: Recipe, out: Path) -> list[tuple[Recipe, Path]]: # the fir
 # %% ../../nbs/training/loop.ipynb #c50ee07e
 def check_stages(stages: list[tuple[Recipe, Path]], resume: bool) -> int: # number of the stage to begin with
     "Where a training begins; raises as `check_out` where a stage's folder does not fit what was asked for."
-    begun = [(folder / "last" / "training.pt").is_file() for _, folder in stages]
+    begun = [(folder / LAST).is_file() for _, folder in stages]
     for n, (_, folder) in enumerate(stages): check_out(folder, resume and (begun[n] or not any(begun)))
     return max((n for n, there in enumerate(begun) if there), default=0)
 
@@ -561,8 +562,8 @@ def train(
         done = sum(read_checkpoint(path)["standing"]["step"] for _, at in stages[:first] if max_steps and (path := at / LAST).is_file())
         for n, (stage, folder) in list(enumerate(stages))[first:]:
             if progress and len(stages) > 1 and speaks: tqdm.write(f"stage {n + 1} of {len(stages)}: {stage.name}")
-            result = train_stage(stage, data_folder, folder, (folder / "last" / "training.pt").is_file(), max_steps and max_steps - done,
-                                 workers, device=device, precision=precision, progress=progress, engine=engine, callbacks=callbacks)
+            result = train_stage(stage, data_folder, folder, (folder / LAST).is_file(), max_steps and max_steps - done, workers,
+                                 device=device, precision=precision, progress=progress, engine=engine, callbacks=callbacks)
             done += result["step"]
             more = n + 1 < len(stages) and done >= (max_steps or math.inf)
             if more or result["stopped"].startswith("max_steps"): return {**result, "stopped": f"max_steps={max_steps} reached"}
