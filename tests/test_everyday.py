@@ -11,7 +11,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ from cmr.saving import load, save
 from cmr.search import Search
 from cmr.search.explain import notes_of
 from cmr.shelf.released import CAMP_MODULES, rename
-from cmr.training import Recipe, for_model, model_arguments, read_recipe, train
+from cmr.training import Recipe, build, for_model, model_arguments, read_recipe, train, write_recipe
 from cmr.training.compare import models, sweep
 from cmr.training.loop import Stopped
 from cmr.training.recipes import change, read_config, small_model
@@ -58,6 +58,8 @@ def as_it_was(model): pass
 def one_block(model): model.ram["image"] = model.ram["text"]
 def one_layer(model): model.ram["image"].memory.linear = model.ram["text"].memory.linear
 def gate_is_linear(model): model.ram["text"].memory.gate = model.ram["text"].memory.linear
+def deep_gate(model): model.ram["text"].memory.gate = nn.Sequential(nn.Linear(16, 8), nn.Tanh()).double()
+def scaled_weights(model): nn.utils.parametrizations.weight_norm(model.ram["text"].memory.linear)
 def one_fusion(model): model.fuse_words = model.fuse_regions
 def one_key(model): model.aggregation.project_words = model.aggregation.project_regions
 def one_pool(model): model.pool_words = model.pool_regions
@@ -72,7 +74,7 @@ def dropped(model): model.pool_words.scorer = nn.Sequential(nn.Dropout(0.), *mod
 
 
 CHANGES = [("imram", hook), ("imram", patched), ("camp", layer), ("imram", as_it_was), ("camp", as_it_was),
-           *(("imram", change) for change in (one_block, one_layer, gate_is_linear)),
+           *(("imram", change) for change in (one_block, one_layer, gate_is_linear, deep_gate, scaled_weights)),
            *(("camp", change) for change in (one_fusion, one_key, one_pool, biased_keys, scalar_words, scalar_regions, no_bias, deep_fusion, gates_open, backward_hook, dropped))]
 
 
@@ -540,3 +542,24 @@ def test_two_losses_of_one_name_without_a_word_about_them():
         with pytest.raises(ValueError, match="is there already"): register_loss("mine-of-two")(made("shared_b", .9))
         assert LOSSES["mine-of-two"] is first
     finally: LOSSES.pop("mine-of-two", None)
+
+
+class Sized(VSE):
+    "Arguments that json has no word for."
+    def __init__(self, region_dim: int, vocab_size: int, embed_dim: int = 8, word_dim: int = 8, sizes: tuple[int, ...] = (1, 2), mode: Literal["wide", "deep"] = "wide"):
+        super().__init__(region_dim, vocab_size, embed_dim, word_dim)
+        self.sizes, self.mode = sizes, mode
+
+
+def test_a_recipe_that_was_written_brings_tuples_and_choices_back(monkeypatch, tmp_path):
+    monkeypatch.setitem(MODELS, "sized", Sized)
+    recipe = Recipe("mine", "sized", {"sizes": (3, 4), "mode": "deep"})
+    write_recipe(recipe, tmp_path, tmp_path)
+    again = read_recipe(tmp_path)[0]
+    assert again.args == {"sizes": [3, 4], "mode": "deep"}
+    words = Vocabulary(["dog"])
+    model = build(again, 5, len(words))
+    save(model, words, tmp_path)
+    assert load(tmp_path)[0].sizes == (3, 4)
+    for args, message in (({"sizes": 3}, r"sizes=3: tuple\[int, \.\.\.\] is expected"), ({"mode": "tall"}, r"mode='tall': Literal\['wide', 'deep'\] is expected")):
+        with pytest.raises(ValueError, match=message): build(replace(recipe, args=args), 5, 4)

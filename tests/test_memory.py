@@ -82,6 +82,11 @@ def test_of_both_is_the_layer_over_the_concatenation(shapes):
     assert torch.autograd.gradcheck(lambda x, c: of_both(layer, x, c), inputs)
 
 
+def test_of_both_takes_a_layer_of_ones_own():
+    layer, x, c = torch.nn.Sequential(torch.nn.Linear(8, 5), torch.nn.Tanh()), torch.randn(1, 2, 4), torch.randn(3, 1, 4)
+    assert torch.equal(of_both(layer, x, c), layer(torch.cat([x.expand(3, 2, 4), c.expand(3, 2, 4)], -1)))
+
+
 def test_a_distilled_query_stays_bounded():
     "The proposal lies between -1 and 1, and the gate between 0 and 1: what began there stays there."
     unit, x, c = parts("distill")

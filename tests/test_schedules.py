@@ -59,11 +59,12 @@ def test_released_schedule_is_attention_then_fusion_then_everything():
     third = RECIPES["camp-f30k-released"]
     second, first = third.after, third.after.after
     assert (first.args["fusion"], first.args["matching"], first.frozen, first.after) == (False, "cosine", [], None)
-    assert (second.frozen, third.frozen) == (["image_encoder", "text_encoder"], [])
+    assert (second.frozen, third.frozen) == (["image_encoder", "text_encoder", "aggregation"], [])
+    assert first.marks and second.marks and third.marks
     assert second.args == third.args and third.args["variant"] == "released" and third.lr == second.lr / 10
     models = [build(replace(recipe, args={**recipe.args, **TINY}), 5, 9) for recipe in (first, second, third)]
     assert models[0].state_dict().keys() < models[1].state_dict().keys() == models[2].state_dict().keys()
-    assert {name.split(".")[0] for name, p in models[1].named_parameters() if not p.requires_grad} == {"image_encoder", "text_encoder"}
+    assert {name.split(".")[0] for name, p in models[1].named_parameters() if not p.requires_grad} == {"image_encoder", "text_encoder", "aggregation"}
     assert (models[2].form["gates"], models[2].form["fusion"], models[2].form["branches"]) == ("scalar", "concat", 4)
 
 

@@ -289,6 +289,7 @@ def _ram_recurrence(ram: Any, steps: int) -> Recurrence:
 @plan.register
 def imram_plan(model: IMRAM) -> Plan:
     "K steps in each direction, with memories that can be taken apart."
-    known = all(type(ram) is RAM and (model.steps == 1 or type(ram.memory) in HALVES) for ram in model.ram.values())
-    if not known or not as_written(model, IMRAM, "score", "logits", "step_scores"): return AnyModel(model)
+    def known(memory): return type(memory) in HALVES and all(type(layer) is nn.Linear for layer in memory.children())
+    whole = all(type(ram) is RAM and (model.steps == 1 or known(ram.memory)) for ram in model.ram.values())
+    if not whole or not as_written(model, IMRAM, "score", "logits", "step_scores"): return AnyModel(model)
     return Recurrences(**{direction: _ram_recurrence(ram, model.steps) for direction, ram in model.ram.items()})

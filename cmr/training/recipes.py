@@ -90,7 +90,7 @@ def has_kind(
     kind = typing.get_origin(kind) or kind
     if not isinstance(kind, type) or kind is Any: return True
     if isinstance(value, bool): return kind in (bool, object)
-    return isinstance(value, (int, float) if kind is float else kind)
+    return isinstance(value, {float: (int, float), tuple: (tuple, list)}.get(kind, kind)) # json knows lists only
 
 def check_values(
     settings: Mapping[str, object], # by name
@@ -99,7 +99,9 @@ def check_values(
     "ValueError naming the first setting that is of another kind than it is annotated with, or no finite number of a usual size."
     for key, value in settings.items():
         kind = kinds.get(key, object)
-        if not has_kind(value, kind): raise ValueError(f"{key}={printable(repr(value), 60)}: {getattr(kind, '__name__', kind)} is expected")
+        if not has_kind(value, kind):
+            wanted = kind.__name__ if isinstance(kind, type) else str(kind).removeprefix("typing.")
+            raise ValueError(f"{key}={printable(repr(value), 60)}: {wanted} is expected")
         if isinstance(value, (int, float)) and not -LARGEST <= value <= LARGEST:        # NaN is neither
             raise ValueError(f"{key}={printable(value, 30)}: a finite number is expected, {LARGEST} at most")
 
@@ -262,11 +264,12 @@ def in_stages(
     recipe: Recipe,
     *epochs: int,  # of each of the three stages
 ) -> Recipe:
-    "CAMP's released schedule: cross-attention alone; then fusion, with frozen encoders; then everything, by a tenth of the step size."
-    form = replace(recipe, args={**recipe.args, "variant": "released"}, decays=0)
+    "CAMP's released schedule: cross-attention; then what stands on it, which alone learns; then all, by a tenth of the step size."
+    form = replace(recipe, args={**recipe.args, "variant": "released"}, decays=0, marks=True)
     cosine = {**form.args, "fusion": False, "matching": "cosine"}
     first = replace(form, name=f"{recipe.name}-attention", args=cosine, epochs=epochs[0], warmup_steps=0)
-    second = replace(form, name=f"{recipe.name}-fusion", epochs=epochs[1], frozen=["image_encoder", "text_encoder"], after=first)
+    still = ["image_encoder", "text_encoder", "aggregation"]
+    second = replace(form, name=f"{recipe.name}-fusion", epochs=epochs[1], frozen=still, after=first)
     return replace(form, name=f"{recipe.name}-released", epochs=epochs[2], lr=recipe.lr / 10, warmup_steps=0, after=second)
 
 # %% ../../nbs/training/recipes.ipynb #10b3d4c8
