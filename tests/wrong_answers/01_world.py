@@ -41,3 +41,8 @@ WRONG = {
         "def colour_blind(m): return replace(m, things=tuple(tuple(a for a in t if a[0] == 'colour') for t in m.things))",
         "def colour_blind(m): return m"],
 }
+
+WRONG["judge"] += ["""def judge(meaning, scene):
+    return any(all(fits(scene.things[k], claim) for k, claim in zip(chosen, meaning.things))
+               and all((r, chosen[i], chosen[j]) in scene.facts for r, i, j in meaning.relations[:1])
+               for chosen in permutations(range(len(scene.things)), len(meaning.things)))"""]

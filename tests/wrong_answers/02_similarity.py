@@ -38,3 +38,13 @@ WRONG = {
     z = z.relu()
     return z / z.norm(dim=-2, keepdim=True)"""],
 }
+
+WRONG["safe_sqrt"] += ["""def safe_sqrt(s): return torch.where(s > 0, s.clamp(min=1.).sqrt(), 0.)"""]
+
+WRONG["safe_sqrt"] += ["""def safe_sqrt(s): return torch.where(s > 1e-2, s.clamp(min=1e-2).sqrt(), 0.)"""]
+
+WRONG["cosine_table"] += ["""def cosine_table(V, T):
+    z = torch.zeros(len(V), len(T))
+    for i in range(len(T)):
+        for j in range(len(T)): z[i, j] = V[i] @ T[j] / (V[i].norm() * T[j].norm())
+    return z"""]

@@ -57,3 +57,20 @@ WRONG = {
         # a share, not percent
         "def sample_r1(found, captions, drawn): return found[drawn].sum() / captions[drawn].sum()"],
 }
+
+WRONG["my_ranks"] += ["""def my_ranks(scores, image_of_caption):
+    n = np.bincount(image_of_caption, minlength=len(scores)); start = np.concatenate([[0], n.cumsum()])
+    text = []
+    for i, row in enumerate(scores):
+        own = row[start[i]:start[i + 1]]; rest = np.concatenate([row[:start[i]], row[start[i + 1]:]])
+        text.append((rest >= own.max()).sum())
+    image = [(col >= col[np.repeat(np.arange(len(scores)), n)[c]]).sum() - 1 for c, col in enumerate(scores.T)]
+    return np.array(text), np.array(image)"""]
+
+WRONG["my_ranks"] += ["""def my_ranks(scores, image_of_caption):
+    text = [(row[image_of_caption != i] >= row[image_of_caption == i].mean()).sum() for i, row in enumerate(scores)]
+    return np.array(text), np.array([(col >= col[image_of_caption[c]]).sum() - 1 for c, col in enumerate(scores.T)])"""]
+
+WRONG["my_ranks"] += ["""def my_ranks(scores, image_of_caption):
+    text = [(row[image_of_caption != i] >= row[np.argmax(image_of_caption == i)]).sum() for i, row in enumerate(scores)]
+    return np.array(text), np.array([(col >= col[image_of_caption[c]]).sum() - 1 for c, col in enumerate(scores.T)])"""]

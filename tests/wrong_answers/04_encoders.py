@@ -28,3 +28,16 @@ WRONG = {
     gru = 6 * embed_dim * (word_dim + embed_dim + 1)
     return embed_dim * (region_dim + 1) + vocab_size * word_dim + gru"""],
 }
+
+WRONG["encode_regions"] += ["""def encode_regions(features, mask, W, b):
+    absent = ~mask[:, :, None]
+    v = features.masked_fill(absent, 0) @ W.T + b
+    return (v / v[0, 0].norm()).masked_fill(absent, 0)"""]
+
+WRONG["encode_regions"] += ["""def encode_regions(features, mask, W, b):
+    absent = ~mask[1][None, :, None]
+    return l2_normalize(features.masked_fill(absent, 0) @ W.T + b).masked_fill(absent, 0)"""]
+
+WRONG["encode_regions"] += ["""def encode_regions(features, mask, W, b):
+    absent = features.isnan().any(-1, keepdim=True)
+    return l2_normalize(features.masked_fill(absent, 0) @ W.T + b).masked_fill(absent, 0)"""]

@@ -77,3 +77,34 @@ class SoftTriplet(Loss):
         a, b = rivals.logsumexp(1), rivals.logsumexp(0)
         return (self.margin - right + a).clamp(min=0).sum() + (self.margin - right + b).clamp(min=0).sum()"""],
 }
+
+WRONG["triplet"] += ["""def triplet(scores, margin, hardest=True):
+    right = scores.diag(); rivals = scores.masked_fill(torch.eye(len(scores), dtype=torch.bool), 0)
+    a, b = (margin - right[:, None] + rivals).clamp(min=0), (margin - right + rivals).clamp(min=0)
+    if not hardest: return a.sum() + b.sum()
+    rivals = scores.masked_fill(torch.eye(len(scores), dtype=torch.bool), -torch.inf)
+    a, b = (margin - right[:, None] + rivals).clamp(min=0), (margin - right + rivals).clamp(min=0)
+    return a.amax(1).sum() + b.amax(0).sum()"""]
+
+WRONG["matching_bce"] += ["""def matching_bce(logits):
+    r = logits.masked_fill(torch.eye(len(logits), dtype=torch.bool), -torch.inf)
+    return -2 * (logsigmoid(logits.diag()) + logsigmoid(-r.amax(1))).sum()"""]
+
+WRONG["SoftTriplet"] += ["""@dataclass(frozen=True)
+class SoftTriplet(Loss):
+    margin: float = 0.2
+    tau: float = 0.1
+    def __call__(self, scores, same_image=None):
+
+        same = positives(scores, same_image); d = scores.diag()
+        a = (self.margin - d[:, None] + scores).clamp(min=0).masked_fill(same, -torch.inf); b = (self.margin - d + scores).clamp(min=0).masked_fill(same, -torch.inf)
+        return (self.tau * (a / self.tau).logsumexp(1)).clamp(min=0).sum() + (self.tau * (b / self.tau).logsumexp(0)).clamp(min=0).sum()"""]
+
+WRONG["SoftTriplet"] += ["""@dataclass(frozen=True)
+class SoftTriplet(Loss):
+    margin: float = 0.2
+    tau: float = 0.1
+    def __call__(self, scores, same_image=None):
+
+        r = scores.masked_fill(positives(scores, same_image), -torch.inf) / self.tau; d = scores.diag()
+        return (.2 - d + self.tau * r.logsumexp(1)).clamp(min=0).sum() + (.2 - d + self.tau * r.logsumexp(0)).clamp(min=0).sum()"""]

@@ -33,3 +33,16 @@ WRONG = {
     return direction_scores(model.ram['text'], images, captions, 'text', k).sum(0)""",
                     "def score_after(model, images, captions, k): return model.step_scores(images, captions)[k - 1]"],
 }
+
+WRONG["salient"] += ["""def salient(step, mask, r=0, q=0): return [int(step.scores[r, q].masked_fill(~mask[q], -9).argmax())]"""]
+
+WRONG["salient"] += ["""def salient(step, mask, r=0, q=0):
+    scores = step.scores[r, q][mask[q]]
+    return (scores >= scores.mean()).nonzero()[:, 0].tolist()"""]
+
+WRONG["salient"] += ["""def salient(step, mask, r=0, q=0):
+    scores = step.scores[r, q][mask[q]]
+    return (scores > (scores.max() + scores.min()) / 2).nonzero()[:, 0].tolist()"""]
+
+WRONG["score_after"] += ["""def score_after(model, images, captions, k):
+    return model.step_scores(images, captions)[:k].sum(0)"""]

@@ -13,3 +13,7 @@ WRONG = {
     let_in = f.gates(V, message(weights, T @ W.T)) * (V @ W.T + message(weights, T @ W.T))
     return (let_in + f.linear.bias).relu() + V"""],
 }
+
+WRONG["both_gates"] += ["""def both_gates(x, message): return (x * message).sigmoid(), (x @ message.T).diagonal()[:, None].sigmoid()"""]
+
+WRONG["both_gates"] += ["""def both_gates(x, message): return (x * message).sigmoid(), (x * message).sum(1, keepdim=True).sigmoid()"""]

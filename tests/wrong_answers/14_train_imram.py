@@ -23,3 +23,11 @@ WRONG = {
     return float((first == other)[other >= 0].mean())"""],
     "shortlist": ["def shortlist(steps, n): return steps.sum(0).topk(n, dim=0).indices", "def shortlist(steps, n): return steps[0].topk(n, dim=0).indices"],
 }
+
+WRONG["plan"] += ["""def plan(recipe, captions):
+    full, rest = divmod(captions, recipe.batch_size)
+    return recipe.epochs * (full + (rest > 1)), recipe.lr * (recipe.decay if recipe.epochs > recipe.decay_every else 1)"""]
+
+WRONG["plan"] += ["""def plan(recipe, captions):
+    full, rest = divmod(captions, recipe.batch_size)
+    return recipe.epochs * (full + (rest > 1)), recipe.lr * recipe.decay ** max(recipe.epochs - recipe.decay_every, 0)"""]

@@ -14,3 +14,5 @@ WRONG = {
     def right(t): return (having >= t).mean() + (lacking < t).mean()
     return float(max([*having, *lacking], key=right))"""],
 }
+
+WRONG["window"] += ["""def window(k, cells=9, windows=6): return k * cells // windows / cells, k * cells // windows / cells + 2 / cells"""]
