@@ -19,8 +19,7 @@ def of_both(
     c: Tensor,        # (..., d); x and c may broadcast
 ) -> Tensor:          # (..., out)
     "`layer([x, c])` without writing the concatenation down: W [x, c] = W_x x + W_c c (inside IMRAM Eq. 7)."
-    if type(layer) is not nn.Linear: # one of your own, or a quantised one
-        return layer(torch.cat(torch.broadcast_tensors(x, c), -1))
+    if type(layer) is not nn.Linear: return layer(torch.cat(torch.broadcast_tensors(x, c), -1)) # your own
     d = x.shape[-1]
     return linear(x, layer.weight[:, :d], layer.bias) + linear(c, layer.weight[:, d:])
 

@@ -563,3 +563,31 @@ def test_a_recipe_that_was_written_brings_tuples_and_choices_back(monkeypatch, t
     assert load(tmp_path)[0].sizes == (3, 4)
     for args, message in (({"sizes": 3}, r"sizes=3: tuple\[int, \.\.\.\] is expected"), ({"mode": "tall"}, r"mode='tall': Literal\['wide', 'deep'\] is expected")):
         with pytest.raises(ValueError, match=message): build(replace(recipe, args=args), 5, 4)
+
+
+def test_labels_with_signs_keep_their_tables_whole(tmp_path):
+    "A bar, a dollar or an angle in a setting of one's own: markdown keeps its columns, LaTeX its signs, the figure is drawn."
+    from cmr.training.compare import against_best, figure, latex, table
+    hits = " ".join(["1"] * 7 * 3)
+    report = {key: 50. for key in cmr.recall.Report.__dataclass_fields__ if key != "intervals"}
+    rows = [{"label": label, "report": {**report, "rsum": rsum}, "hits": hits, "parameters": 9, "seconds_per_epoch": 1., "seed": 0,
+             "split": "test"} for label, rsum in (("a|b", 300.), (r"$\x<y>", 290.))]
+    for text in (table(rows), against_best(rows)):
+        lines = [line for line in text.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) == 1 and "a&#124;b" in text
+    assert r"a\textbar{}b" in latex(rows) and r"\textless{}y\textgreater{}" in latex(rows)
+    assert "not other trainings" in against_best(rows)
+    figure(rows).savefig(tmp_path / "table.png")
+
+
+def test_ties_are_wrong_in_the_error_budget_as_well():
+    from cmr.world.errors import error_budget
+    from cmr.world.scenes import load_entries
+    entries = load_entries("data/sample/sample_scenes.json")
+    scores = torch.zeros(len(entries), sum(len(entry.captions) for entry in entries), dtype=torch.bfloat16)
+    for side in error_budget(scores, entries).values(): assert side["right"] == 0
+
+
+def test_the_reference_of_a_speedrun_is_no_entry_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "give your entry a name" in call("speedrun", "--model", "scan", code=2)

@@ -82,6 +82,8 @@ def speedrun_command(
     if not re.fullmatch(r"\w[\w.-]*", name): raise ValueError(f"{name!r} is no name of an entry: letters, digits and - will do")
     numbers, where = read_seeds(seeds), pick_data(data)
     final = adjust(pick_recipe(recipe, where, device), model, {"epochs": epochs}, {}, read_settings(settings, True))
+    if name == "reference" and (model != "imram" or recipe != "scenes" or epochs or settings):
+        raise ValueError("reference is Text-IMRAM as its recipe stands: give your entry a name of its own, cmr speedrun NAME ...")
     out = Path("runs/speedrun") / name
     found = [one_run(replace(final, seed=seed, name=name), where, out / str(seed), target, device) for seed in numbers]
     reached, asked = [seconds for seconds in found if seconds], {"--data": where.resolve() == Path("data/scenes").resolve(),

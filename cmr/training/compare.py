@@ -251,14 +251,15 @@ def cells(results: Sequence[dict]) -> list[list[str]]: # the head, and a row for
 
 def table(results: Sequence[dict]) -> str:
     "The cells as a markdown table."
-    head, *rows = ["| " + " | ".join(row) + " |" for row in cells(results)]
+    head, *rows = ["| " + " | ".join(cell.replace("|", "&#124;") for cell in row) + " |" for row in cells(results)]
     return "\n".join([head, "|---" * len(cells(results)[0]) + "|", *rows]) + "\n"
 
 def latex(results: Sequence[dict]) -> str:
     "The cells as a LaTeX tabular, for the package booktabs."
     signs: dict[str, str | int | None] = {
         "%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "±": r"$\pm$"}
+        "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "±": r"$\pm$",
+        "|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}"}
     head, *rows = [" & ".join(cell.translate(str.maketrans(signs)) for cell in row) + r" \\" for row in cells(results)]
     begin = rf"\begin{{tabular}}{{l*{{{head.count(' & ')}}}{{r}}}}"
     return "\n".join([begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]) + "\n"
@@ -273,16 +274,16 @@ def against_best(results: Sequence[dict]) -> str: # markdown; empty for one row,
     rows = by_label(results)
     if len(rows) < 2 or not all(result.get("hits") for result in results): return ""
     best = max(rows, key=lambda label: mean(result["report"]["rsum"] for result in rows[label]))
-    lines = [f"| {best} above | R@sum | 95% interval | p | effect size | seeds that agree |", "|---" * 6 + "|"]
+    lines = [f"| {best.replace('|', '&#124;')} above | R@sum | 95% interval | p | effect size | seeds that agree |", "|---" * 6 + "|"]
     for label, many in rows.items():
         pairs = [(a, b) for a in rows[best] for b in many if a["seed"] == b["seed"] and label != best]
         if not pairs: continue
         first, second = (np.mean([read_hits(result) for result in side], 0) for side in zip(*pairs))
         found = compare_hits(first, second, draws=2000)["rsum"]
         ahead = sum(a["report"]["rsum"] > b["report"]["rsum"] for a, b in pairs)
-        lines.append(f"| {label} | {found.difference:+.1f} | [{found.low:+.1f}, {found.high:+.1f}] | {found.p:.2g} | {found.d:.2f} | "
-                     f"{ahead} of {len(pairs)} |")
-    return "\n".join(lines) + "\n"
+        lines.append(f"| {label.replace('|', '&#124;')} | {found.difference:+.1f} | [{found.low:+.1f}, {found.high:+.1f}] "
+                     f"| {found.p:.2g} | {found.d:.2f} | {ahead} of {len(pairs)} |")
+    return "\n".join([*lines, "", "Interval and p: other test images, not other trainings; the best row was chosen on these images.", ""])
 
 # %% ../../nbs/training/compare.ipynb #abae0d13
 def conditions(results: Sequence[dict]) -> str:
@@ -305,7 +306,7 @@ def figure(results: Sequence[dict]):  # a matplotlib Figure
         if ends := interval(many): axes.plot(ends, [place] * 2, lw=7, alpha=.25, color="C0", solid_capstyle="butt")
         axes.plot(values, [place] * len(values), "o", ms=4, color="C0")
         axes.plot([mean(values)] * 2, [place - .3, place + .3], color="C1")
-    axes.set(yticks=range(len(rows)), yticklabels=list(rows),
+    axes.set(yticks=range(len(rows)), yticklabels=[label.replace("$", r"\$") for label in rows],
              xlabel=f"R@sum on {results[0]['split']} (a dot a seed, a line at their mean; pale: 95% of images)")
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=.3)

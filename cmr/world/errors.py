@@ -9,7 +9,7 @@ from collections import Counter
 
 import numpy as np
 
-from ..recall import check_scores
+from ..data.answers import as_array, check_scores
 from .scenes import Meaning, Scene, is_true
 
 # %% auto #0
@@ -43,10 +43,11 @@ def error_budget(
     "What first answers are: right, also true, or false for a reason. ValueError for scores of another shape, or not finite."
     captions = [caption.meaning for entry in entries for caption in entry.captions]
     own = np.repeat(np.arange(len(entries)), [len(entry.captions) for entry in entries])
-    check_scores(scores := np.asarray(scores))
+    check_scores(scores := as_array(scores))
     if scores.shape != (len(entries), len(captions)):
         raise ValueError(f"scores are {scores.shape}, but the scenes hold {len(entries)} pictures and {len(captions)} captions")
-    found = {}
+    found, mine = {}, own == np.arange(len(entries))[:, None]
+    scores = np.where(mine, np.nextafter(scores.astype(float), -np.inf), scores) # a tie counts as wrong, as in `report`
     for name, pairs in (("text", enumerate(scores.argmax(1))), ("image", zip(scores.argmax(0), range(len(captions))))):
         count: Counter[str] = Counter(dict.fromkeys(("right", "also true", *KINDS, "several"), 0.0)) # type: ignore[arg-type]
         for i, c in pairs:

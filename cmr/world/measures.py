@@ -32,7 +32,7 @@ def at_r(
     right: np.ndarray,  # (Q, N) booleans, one or more in each row
 ) -> tuple:             # (Q,) mAP@R and (Q,) R-precision, 0 to 1
     "Precision at R, and its mean over the right ones' places up to R; ValueError where a query has no right answer."
-    scores, right = np.asarray(scores), np.asarray(right, bool)
+    scores, right = as_array(scores), np.asarray(right, bool)
     many = right.sum(axis=-1)
     if scores.ndim != 2 or scores.shape != right.shape or not np.isfinite(scores).all() or not many.all():
         raise ValueError(f"scores {scores.shape} and right answers {right.shape} must be of one shape and finite, a right one in each row")
