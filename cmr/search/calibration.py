@@ -414,7 +414,7 @@ def spread(
 def show_calibration(
     points: Sequence[Sequence[float]], # as `curve` gives them
 ):                                     # matplotlib figure
-    "The reliability curve above how many answers each bin has."
+    "The reliability curve above how many answers each bin has. Its bars take answers as independent: captions of one picture are not."
     import matplotlib.pyplot as plt
     p, share, count = np.array(points).T
     fig, (top, bottom) = plt.subplots(2, 1, figsize=(4, 4.4), sharex=True, height_ratios=(4, 1))
