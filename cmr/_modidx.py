@@ -1403,6 +1403,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'cmr.training.recipes.freeze': ('training/recipes.html#freeze', 'cmr/training/recipes.py'),
                                       'cmr.training.recipes.from_older': ('training/recipes.html#from_older', 'cmr/training/recipes.py'),
                                       'cmr.training.recipes.has_kind': ('training/recipes.html#has_kind', 'cmr/training/recipes.py'),
+                                      'cmr.training.recipes.in_kind': ('training/recipes.html#in_kind', 'cmr/training/recipes.py'),
                                       'cmr.training.recipes.in_one_stage': ( 'training/recipes.html#in_one_stage',
                                                                              'cmr/training/recipes.py'),
                                       'cmr.training.recipes.in_stages': ('training/recipes.html#in_stages', 'cmr/training/recipes.py'),

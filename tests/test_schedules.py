@@ -282,3 +282,11 @@ def test_the_schedule_is_followed_step_by_step(schedule, world, tmp_path, monkey
     train(recipe, world, tmp_path / "parts", device="cpu", progress=False, max_steps=3)
     train(recipe, world, tmp_path / "parts", device="cpu", progress=False, resume=True)
     assert seen == pytest.approx(expected)
+
+
+def test_what_belongs_to_the_released_form_stays_with_it():
+    "Marks and where captions are cut are CAMP's authors' own: another model's recipe has neither."
+    staged = RECIPES["camp-f30k-released"]
+    assert (staged.marks, staged.max_words) == (True, 49) == (staged.after.after.marks, staged.after.after.max_words)
+    assert (for_model(staged, "imram").marks, for_model(staged, "imram").max_words) == (False, None)
+    assert for_model(replace(RECIPES["scenes"], marks=True), "vse").marks  # what somebody asked for stays

@@ -73,7 +73,7 @@ def import_weights(
     from cmr.shelf.released import read_released
     if out.exists() and (not out.is_dir() or any(out.iterdir())): raise ValueError(f"{out} is there and not empty: name a new folder")
     model, said = read_released(file, family, **{key: value for key, value in settings.items() if value is not None})
-    words = None if vocabulary is None else Vocabulary.load(vocabulary, marks=True, max_words=model.max_words)
+    words = None if vocabulary is None else Vocabulary.load(vocabulary, marks=True, max_words=49 if family == "camp" else model.max_words)
     typer.echo(said)
     if words is None: write_model(model, out)
     else: save(model, words, out)

@@ -80,10 +80,10 @@ def speedrun_command(
     """
     from cmr.files import read_json
     if not re.fullmatch(r"\w[\w.-]*", name): raise ValueError(f"{name!r} is no name of an entry: letters, digits and - will do")
-    numbers, where = read_seeds(seeds), pick_data(data)
-    final = adjust(pick_recipe(recipe, where, device), model, {"epochs": epochs}, {}, read_settings(settings, True))
-    if name == "reference" and (model != "imram" or recipe != "scenes" or epochs or settings):
+    numbers, given = read_seeds(seeds), read_settings(settings, True)
+    if name == "reference" and (model.lower() != "imram" or recipe != "scenes" or epochs or settings):
         raise ValueError("reference is Text-IMRAM as its recipe stands: give your entry a name of its own, cmr speedrun NAME ...")
+    final = adjust(pick_recipe(recipe, where := pick_data(data), device), model, {"epochs": epochs}, {}, given)
     out = Path("runs/speedrun") / name
     found = [one_run(replace(final, seed=seed, name=name), where, out / str(seed), target, device) for seed in numbers]
     reached, asked = [seconds for seconds in found if seconds], {"--data": where.resolve() == Path("data/scenes").resolve(),

@@ -180,9 +180,7 @@ def camp_from_released(
     one_of("fusion", fusion, ("concat", "sum"))
     merged = {name: weight for state in states for name, weight in state.items()}
     hidden = next((len(x) for name, x in merged.items() if name.endswith("img_key_fc.weight") and x.dim()), None) # d_h of Eq. 1
-    model = build_released(cls, merged, CAMP_MODULES, fusion=fusion, branches=branches, output=output, hidden=hidden)
-    model.max_words = 49 # 47 words, and <start> and <end>: `max_length` in the authors' model.py
-    return model
+    return build_released(cls, merged, CAMP_MODULES, fusion=fusion, branches=branches, output=output, hidden=hidden)
 
 # %% ../../nbs/shelf/released.ipynb #re000001
 class ReleasedOptions(FromFile):

@@ -283,7 +283,7 @@ def against_best(results: Sequence[dict]) -> str: # markdown; empty for one row,
         ahead = sum(a["report"]["rsum"] > b["report"]["rsum"] for a, b in pairs)
         lines.append(f"| {label.replace('|', '&#124;')} | {found.difference:+.1f} | [{found.low:+.1f}, {found.high:+.1f}] "
                      f"| {found.p:.2g} | {found.d:.2f} | {ahead} of {len(pairs)} |")
-    return "\n".join([*lines, "", "Interval and p: other test images, not other trainings; the best row was chosen on these images.", ""])
+    return "\n".join([*lines, "", "Interval and p: other images, not trainings; the best was chosen on these.", ""]) if lines[2:] else ""
 
 # %% ../../nbs/training/compare.ipynb #abae0d13
 def conditions(results: Sequence[dict]) -> str:

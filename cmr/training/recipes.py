@@ -28,8 +28,8 @@ from ..saving import Unfilled, create_model, model_class
 
 # %% auto #0
 __all__ = ['LARGEST', 'OPTIMISERS', 'SCHEDULES', 'MOST_STEPS', 'WIDEST', 'FULL', 'CAMP_FULL', 'CAMP_SMALL', 'RECIPES', 'SHARED',
-           'FEW', 'LEAST', 'LONGEST', 'OWN', 'OWN_MARGIN', 'INSTEAD', 'NEEDED', 'Recipe', 'has_kind', 'check_values',
-           'check_recipe', 'learning_rate', 'make_optimiser', 'model_arguments', 'freeze', 'kinds_of',
+           'FEW', 'LEAST', 'LONGEST', 'OWN', 'OWN_MARGIN', 'INSTEAD', 'NEEDED', 'Recipe', 'has_kind', 'in_kind',
+           'check_values', 'check_recipe', 'learning_rate', 'make_optimiser', 'model_arguments', 'freeze', 'kinds_of',
            'check_arguments', 'build', 'loss_settings', 'loss_for', 'resolve', 'that_learns', 'base_first', 'in_stages',
            'in_one_stage', 'for_model', 'for_few', 'read_value', 'fitted', 'small_model', 'default_loss', 'owner_of',
            'unknown_settings', 'change', 'from_older', 'write_recipe', 'learned_captions', 'recipe_from', 'check_parts',
@@ -90,7 +90,11 @@ def has_kind(
     kind = typing.get_origin(kind) or kind
     if not isinstance(kind, type) or kind is Any: return True
     if isinstance(value, bool): return kind in (bool, object)
-    return isinstance(value, {float: (int, float), tuple: (tuple, list)}.get(kind, kind)) # json knows lists only
+    return isinstance(value, (int, float) if kind is float else kind)
+
+def in_kind(value: object, kind: object) -> Any:
+    "The value; a list as a tuple where only that is of the kind: json has lists alone."
+    return tuple(value) if isinstance(value, list) and not has_kind(value, kind) and has_kind(tuple(value), kind) else value
 
 def check_values(
     settings: Mapping[str, object], # by name
@@ -100,8 +104,7 @@ def check_values(
     for key, value in settings.items():
         kind = kinds.get(key, object)
         if not has_kind(value, kind):
-            wanted = kind.__name__ if isinstance(kind, type) else str(kind).removeprefix("typing.")
-            raise ValueError(f"{key}={printable(repr(value), 60)}: {wanted} is expected")
+            raise ValueError(f"{key}={printable(repr(value), 60)}: {kind.__name__ if isinstance(kind, type) else kind} is expected")
         if isinstance(value, (int, float)) and not -LARGEST <= value <= LARGEST:        # NaN is neither
             raise ValueError(f"{key}={printable(value, 30)}: a finite number is expected, {LARGEST} at most")
 
@@ -178,12 +181,13 @@ def kinds_of(
     try: return typing.get_type_hints(owner if is_dataclass(owner) else owner.__init__)  # type: ignore[misc]
     except (NameError, TypeError): return {}
 
-def check_arguments(recipe: Recipe) -> None:
-    "ValueError naming the first argument of a recipe's model that is of another kind than the model takes, or out of all proportion."
-    args = recipe.args
-    check_values(args, kinds_of(model_class(recipe.matcher)))
+def check_arguments(recipe: Recipe) -> dict:
+    "The arguments of a recipe's model. ValueError naming the first of another kind than the model takes, or out of all proportion."
+    kinds = kinds_of(model_class(recipe.matcher))
+    check_values(args := {key: in_kind(value, kinds.get(key, object)) for key, value in recipe.args.items()}, kinds)
     for key, most in (("embed_dim", WIDEST), ("word_dim", WIDEST), ("steps", MOST_STEPS)):
         if key in args and not 1 <= args[key] <= most: raise ValueError(f"{key}={args[key]}: a number from 1 to {most:,} is expected")
+    return args
 
 def build(
     recipe: Recipe,
@@ -191,9 +195,9 @@ def build(
     vocab_size: int,   # words of its vocabulary
 ) -> Matcher:
     "The recipe's model with its first weights, which the seed decides. ValueError for an argument or a part it does not have."
-    check_arguments(recipe)
+    args = check_arguments(recipe)
     torch.manual_seed(recipe.seed)
-    model = create_model(recipe.matcher, region_dim, vocab_size, **recipe.args)
+    model = create_model(recipe.matcher, region_dim, vocab_size, **args)
     freeze(model, recipe.frozen)
     for name, x in model.named_buffers():
         if name in model.state_dict() and not x.is_meta and not x.isfinite().all():
@@ -265,11 +269,10 @@ def in_stages(
     *epochs: int,  # of each of the three stages
 ) -> Recipe:
     "CAMP's released schedule: cross-attention; then what stands on it, which alone learns; then all, by a tenth of the step size."
-    form = replace(recipe, args={**recipe.args, "variant": "released"}, decays=0, marks=True)
-    cosine = {**form.args, "fusion": False, "matching": "cosine"}
-    first = replace(form, name=f"{recipe.name}-attention", args=cosine, epochs=epochs[0], warmup_steps=0)
-    still = ["image_encoder", "text_encoder", "aggregation"]
-    second = replace(form, name=f"{recipe.name}-fusion", epochs=epochs[1], frozen=still, after=first)
+    form = replace(recipe, args={**recipe.args, "variant": "released"}, decays=0, marks=True, max_words=49)
+    first = replace(form, name=f"{recipe.name}-attention", args={**form.args, "fusion": False, "matching": "cosine"}, epochs=epochs[0],
+                    warmup_steps=0)
+    second = replace(form, name=f"{recipe.name}-fusion", epochs=epochs[1], after=first, frozen="image_encoder text_encoder aggregation".split())
     return replace(form, name=f"{recipe.name}-released", epochs=epochs[2], lr=recipe.lr / 10, warmup_steps=0, after=second)
 
 # %% ../../nbs/training/recipes.ipynb #10b3d4c8
@@ -307,7 +310,7 @@ def for_model(
     whole, needed = in_one_stage(recipe), model_class(name).warmup_steps
     warmup = whole.warmup_steps if (whole.warmup_steps or 0) > needed else None  # a longer warm-up is the data's need, not the model's
     return replace(whole, matcher=name.lower(), args=args, frozen=[], margin=None, negatives=None, max_words=None, warmup_steps=warmup,
-                   loss=None, loss_args={})
+                   marks=whole.marks and recipe.args.get("variant") != "released", loss=None, loss_args={})
 
 # %% ../../nbs/training/recipes.ipynb #716e3e7b
 FEW = 10_000             # captions; from here on a recipe stays as it is
@@ -348,7 +351,7 @@ def fitted(
 ) -> object:
     "The value of a setting, in the type it is annotated with. ValueError where it is of another."
     kind = kinds_of(owner).get(key)
-    found = read_value(value) if isinstance(value, str) else value
+    found = in_kind(read_value(value) if isinstance(value, str) else value, kind)
     if has_kind(found, kind): return found
     if has_kind(value, kind): return value      # a name that reads as a number
     raise ValueError(f"{key}={value}: {getattr(kind, '__name__', kind)} is expected")
