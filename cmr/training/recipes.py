@@ -270,9 +270,9 @@ def in_stages(
 ) -> Recipe:
     "CAMP's released schedule: cross-attention; then what stands on it, which alone learns; then all, by a tenth of the step size."
     form = replace(recipe, args={**recipe.args, "variant": "released"}, decays=0, marks=True, max_words=49)
-    first = replace(form, name=f"{recipe.name}-attention", args={**form.args, "fusion": False, "matching": "cosine"}, epochs=epochs[0],
-                    warmup_steps=0)
-    second = replace(form, name=f"{recipe.name}-fusion", epochs=epochs[1], after=first, frozen="image_encoder text_encoder aggregation".split())
+    cosine, still = {**form.args, "fusion": False, "matching": "cosine"}, ["image_encoder", "text_encoder", "aggregation"]
+    first = replace(form, name=f"{recipe.name}-attention", args=cosine, epochs=epochs[0], warmup_steps=0)
+    second = replace(form, name=f"{recipe.name}-fusion", epochs=epochs[1], frozen=still, after=first)
     return replace(form, name=f"{recipe.name}-released", epochs=epochs[2], lr=recipe.lr / 10, warmup_steps=0, after=second)
 
 # %% ../../nbs/training/recipes.ipynb #10b3d4c8
