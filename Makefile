@@ -25,7 +25,7 @@ quickstart: $(BIN)/cmr data ## install, make the data, train IMRAM, print R@K, a
 	@if [ -f runs/quickstart/last/training.pt ]; then $(BIN)/cmr train --resume --out runs/quickstart; \
 	else $(BIN)/cmr train --recipe scenes --epochs 3 --dev-images 100 --out runs/quickstart; fi
 	$(BIN)/cmr evaluate runs/quickstart
-	$(BIN)/cmr search runs/quickstart "a red circle above a green square" --html runs/quickstart/found.html --figure runs/quickstart/found.png
+	$(BIN)/cmr search runs/quickstart "a big striped green frame surrounds a plain yellow square" --html runs/quickstart/found.html --figure runs/quickstart/found.png
 	@echo "Pictures found, and where each word looked: runs/quickstart/found.html. Loss and recall: runs/quickstart/curves.png"
 
 test: $(BIN)/cmr data       ## install, run every notebook, then pytest

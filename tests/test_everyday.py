@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -591,3 +592,11 @@ def test_ties_are_wrong_in_the_error_budget_as_well():
 def test_the_reference_of_a_speedrun_is_no_entry_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "give your entry a name" in call("speedrun", "--model", "scan", code=2)
+
+
+def test_the_quickstart_asks_for_a_picture_that_is_there():
+    "Its last line shows what was found: one scene of the test split has it."
+    from cmr.world.scenes import load_entries
+    scenes, asked = Path("data/scenes/test_scenes.json"), re.search(r'search runs/quickstart "(.+?)"', Path("Makefile").read_text())
+    if not scenes.is_file(): pytest.skip("the built-in world is not drawn here: cmr data scenes")
+    assert asked and sum(any(asked[1] in caption.text.replace("one ", "a ") for caption in entry.captions) for entry in load_entries(str(scenes))) == 1
